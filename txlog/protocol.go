@@ -1,0 +1,62 @@
+package txlog
+
+import (
+	"fmt"
+	"slices"
+
+	"cardinalsin/action"
+)
+
+// ExclusiveFeature is the private writer-only table feature that keeps other
+// engines' writers and VACUUM off our tables, while every reader still may
+// (log-protocol 2).
+const ExclusiveFeature = "cardinal-exclusive"
+
+// OwnProtocol is the protocol of every table we create.
+func OwnProtocol() action.Protocol {
+	return action.Protocol{
+		MinReaderVersion: 1,
+		MinWriterVersion: 7,
+		WriterFeatures:   []string{ExclusiveFeature, "domainMetadata", "inCommitTimestamp"},
+	}
+}
+
+// readerFeatures are the ones whose log we understand. Whether a file's rows
+// can be decoded is a question for whoever reads files.
+var readerFeatures = []string{
+	"columnMapping", "deletionVectors", "timestampNtz", "typeWidening",
+	"typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck",
+	"variantShredding-preview", "variantType", "variantType-preview",
+}
+
+// checkReadable returns an error that wraps ErrUnsupported and names what is
+// missing.
+func checkReadable(p *action.Protocol) error {
+	if p.MinReaderVersion < 1 || p.MinReaderVersion > 3 {
+		return fmt.Errorf("%w: reader version %d", ErrUnsupported, p.MinReaderVersion)
+	}
+	if p.MinReaderVersion < 3 {
+		return nil
+	}
+	for _, f := range p.ReaderFeatures {
+		if !slices.Contains(readerFeatures, f) {
+			return fmt.Errorf("%w: reader feature %q", ErrUnsupported, f)
+		}
+	}
+	return nil
+}
+
+// checkWritable accepts exactly the tables of ours: the private feature, and
+// no writer feature that we do not know. Its error wraps ErrReadOnly.
+func checkWritable(p *action.Protocol) error {
+	if p.MinWriterVersion != 7 || !slices.Contains(p.WriterFeatures, ExclusiveFeature) {
+		return fmt.Errorf("%w: it lacks the writer feature %q", ErrReadOnly, ExclusiveFeature)
+	}
+	own := OwnProtocol().WriterFeatures
+	for _, f := range p.WriterFeatures {
+		if !slices.Contains(own, f) {
+			return fmt.Errorf("%w: writer feature %q", ErrReadOnly, f)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,243 @@
+package txlog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cardinalsin/action"
+	"cardinalsin/checkpoint"
+	"cardinalsin/storage"
+)
+
+// maxUpkeep bounds the versions whose checksum is still to be written; the
+// oldest are left without one, which harms nobody.
+const maxUpkeep = 256
+
+// addUpkeep notes a version that this process committed.
+func (l *Log) addUpkeep(s *Snapshot) {
+	l.mu.Lock()
+	if len(l.upkeep) == maxUpkeep {
+		l.upkeep = append(l.upkeep[:0], l.upkeep[1:]...)
+	}
+	l.upkeep = append(l.upkeep, s)
+	l.mu.Unlock()
+	select {
+	case l.due <- struct{}{}:
+	default:
+	}
+}
+
+// Run does the upkeep of the versions that this process commits, until ctx
+// ends. Failures are logged and tried again with a later version.
+func (l *Log) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.due:
+		}
+		if err := l.Upkeep(ctx); err != nil && ctx.Err() == nil {
+			l.opts.Logger.Warn("log upkeep failed", "table", l.root, "err", err)
+		}
+	}
+}
+
+// Upkeep writes what is derived from the versions that this process committed
+// since the last call: a checksum each, and a checkpoint where one is due.
+// None of it is needed for correctness. Cost: one put a version; a checkpoint
+// follows the size of the table.
+func (l *Log) Upkeep(ctx context.Context) error {
+	l.mu.Lock()
+	todo := l.upkeep
+	l.upkeep = nil
+	l.mu.Unlock()
+	var errs []error
+	for _, s := range todo {
+		if err := l.writeChecksum(ctx, s); err != nil {
+			errs = append(errs, err)
+		}
+		if s.version > 0 && int64(s.version)%l.opts.CheckpointEvery == 0 {
+			if err := l.writeCheckpoint(ctx, s); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Checkpoint writes a checkpoint of the latest version and returns it.
+func (l *Log) Checkpoint(ctx context.Context) (*Snapshot, error) {
+	s, err := l.Snapshot(ctx, Latest())
+	if err != nil {
+		return nil, err
+	}
+	return s, l.writeCheckpoint(ctx, s)
+}
+
+func (l *Log) writeCheckpoint(ctx context.Context, s *Snapshot) error {
+	start := l.opts.Now()
+	info, err := checkpoint.Write(ctx, l.store, l.Dir(), l.checkpointState(s), checkpoint.Options{})
+	if l.opts.Events.CheckpointEnd != nil {
+		l.opts.Events.CheckpointEnd(CheckpointEvent{Version: s.version, Bytes: info.Bytes, Duration: elapsed(start, l.opts.Now()), Err: err})
+	}
+	if err != nil {
+		return fmt.Errorf("write checkpoint %d: %w", int64(s.version), err)
+	}
+	return nil
+}
+
+// checkpointState is the snapshot as a checkpoint holds it. Tombstones past
+// retention are left out, except that none is dropped before vacuum could
+// have seen it: retention is counted from the version's own time.
+func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
+	oldest := s.ict - l.opts.TombstoneRetention.Milliseconds()
+	st := checkpoint.State{
+		Version: s.version, Protocol: s.protocol, Metadata: s.metadata,
+		Adds: s.Files(), NumAdds: int64(s.NumFiles()),
+		Removes: func(yield func(*action.Remove) bool) {
+			for r := range s.Tombstones() {
+				if r.DeletionTimestamp >= oldest && !yield(r) {
+					return
+				}
+			}
+		},
+		NumRemoves: int64(s.NumTombstones()),
+	}
+	for t := range s.Transactions() {
+		st.Txns = append(st.Txns, t)
+	}
+	for d, c := range s.Domains() {
+		st.Domains = append(st.Domains, action.DomainMetadata{Domain: d, Configuration: c})
+	}
+	return st
+}
+
+// readCheckpoint builds a snapshot from a checkpoint alone. A checkpoint has
+// no in-commit timestamp; it is taken from the version's commit, or from its
+// checksum, where one of them is still there.
+func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot, error) {
+	s := emptySnapshot()
+	s.version = ref.Version
+	if err := checkpoint.Read(ctx, l.store, l.Dir(), ref, (*sink)(s)); err != nil {
+		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
+	}
+	if err := s.finish(); err != nil {
+		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
+	}
+	c, err := l.readCommit(ctx, ref.Version)
+	switch {
+	case err == nil:
+		if ict, ok := c.InCommitTimestamp(); ok {
+			s.ict = ict
+		} else if c.Info != nil {
+			s.ict = c.Info.Timestamp
+		}
+		if c.Info != nil {
+			s.txnID = c.Info.TxnID
+		}
+		return s, nil
+	case !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, action.ErrCorrupt):
+		return nil, err
+	}
+	if sum, ok, err := l.ReadChecksum(ctx, ref.Version); err != nil {
+		return nil, err
+	} else if ok && sum.InCommitTimestamp != nil {
+		s.ict = *sum.InCommitTimestamp
+	}
+	return s, nil
+}
+
+// sink puts a checkpoint's actions into a snapshot that nobody else sees.
+type sink Snapshot
+
+func (k *sink) Add(a *action.Add) error {
+	(*Snapshot)(k).put(a)
+	return nil
+}
+
+func (k *sink) Remove(r *action.Remove) error {
+	(*Snapshot)(k).tombs.Set(treeKey(r.Key()), r)
+	return nil
+}
+
+func (k *sink) Txn(t action.SetTransaction) error {
+	k.txns.Set(t.AppID, t)
+	return nil
+}
+
+func (k *sink) Domain(d action.DomainMetadata) error {
+	if !d.Removed {
+		k.domains.Set(d.Domain, d.Configuration)
+	}
+	return nil
+}
+
+func (k *sink) Protocol(p *action.Protocol) error {
+	k.protocol = p
+	return nil
+}
+
+func (k *sink) Metadata(m *action.Metadata) error {
+	k.metadata = m
+	return nil
+}
+
+// Checksum is a version checksum (PROTOCOL.md, "Version Checksum File"): what
+// a replay up to that version must find.
+type Checksum struct {
+	TxnID             string                  `json:"txnId,omitempty"`
+	TableSizeBytes    int64                   `json:"tableSizeBytes"`
+	NumFiles          int64                   `json:"numFiles"`
+	NumMetadata       int64                   `json:"numMetadata"`
+	NumProtocol       int64                   `json:"numProtocol"`
+	InCommitTimestamp *int64                  `json:"inCommitTimestampOpt,omitempty"`
+	SetTransactions   []action.SetTransaction `json:"setTransactions,omitempty"`
+	DomainMetadata    []action.DomainMetadata `json:"domainMetadata,omitempty"`
+	Metadata          *action.Metadata        `json:"metadata,omitempty"`
+	Protocol          *action.Protocol        `json:"protocol,omitempty"`
+}
+
+func (l *Log) checksumKey(v action.Version) string { return l.Dir() + "/" + v.String() + ".crc" }
+
+// writeChecksum is put-if-absent: a checksum is never overwritten.
+func (l *Log) writeChecksum(ctx context.Context, s *Snapshot) error {
+	sum := Checksum{
+		TxnID: s.txnID, TableSizeBytes: s.bytes, NumFiles: int64(s.NumFiles()),
+		NumMetadata: 1, NumProtocol: 1, InCommitTimestamp: &s.ict,
+		Metadata: s.metadata, Protocol: s.protocol,
+	}
+	for t := range s.Transactions() {
+		sum.SetTransactions = append(sum.SetTransactions, t)
+	}
+	for d, c := range s.Domains() {
+		sum.DomainMetadata = append(sum.DomainMetadata, action.DomainMetadata{Domain: d, Configuration: c})
+	}
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(sum); err != nil {
+		return fmt.Errorf("encode checksum %d: %w", int64(s.version), err)
+	}
+	_, err := l.store.PutIfAbsent(ctx, l.checksumKey(s.version), buf.Bytes())
+	if err != nil && !errors.Is(err, storage.ErrAlreadyExists) {
+		return fmt.Errorf("write checksum %d: %w", int64(s.version), err)
+	}
+	return nil
+}
+
+// ReadChecksum returns a version's checksum; ok is false where there is none
+// or it is damaged: it is only a hint.
+func (l *Log) ReadChecksum(ctx context.Context, v action.Version) (sum Checksum, ok bool, err error) {
+	data, _, err := l.store.Get(ctx, l.checksumKey(v))
+	if errors.Is(err, storage.ErrNotFound) {
+		return Checksum{}, false, nil
+	}
+	if err != nil {
+		return Checksum{}, false, fmt.Errorf("read checksum %d: %w", int64(v), err)
+	}
+	if json.Unmarshal(data, &sum) != nil {
+		return Checksum{}, false, nil
+	}
+	return sum, true, nil
+}
