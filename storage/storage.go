@@ -24,7 +24,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Conditions a caller branches on. Backends wrap them with the operation and
@@ -55,10 +58,15 @@ var (
 	ErrStoreRefused = errors.New("store refused")
 	// ErrFull: no space is left for the write; nothing was stored.
 	ErrFull = errors.New("no space left")
+	// ErrNoStore: the bucket behind the store does not exist. It is never
+	// reported as ErrNotFound, which would read as an empty table.
+	ErrNoStore = errors.New("store does not exist")
 )
 
 // ETag names one state of one object. It is opaque and never empty for an
-// object that exists.
+// object that exists. On S3 it follows from the bytes, so that writing equal
+// bytes again may leave it as it was: an object that is guarded by PutIfMatch
+// must hold something that differs at each write, such as a counter.
 type ETag string
 
 // ObjectInfo describes one object at one moment.
@@ -72,15 +80,21 @@ type ObjectInfo struct {
 }
 
 // Store is one bucket, prefix or directory. All methods may be called
-// concurrently. Keys are slash-separated relative paths, see [ValidateKey].
+// concurrently. Keys are slash-separated relative paths, see [ValidateKey]; a
+// key must not be a directory of another ("a" and "a/b"), which file systems
+// cannot hold.
+//
+// A call whose ctx has ended returns the context's error. If it was a write
+// that was already under way, the error also is ErrUnknownOutcome. Any call
+// may return ErrInvalidKey, ErrPermission or ErrNoStore.
 type Store interface {
 	// Get reads a whole object; the caller owns the returned slice.
 	// Errors: ErrNotFound, ErrUnavailable.
 	Get(ctx context.Context, key string) ([]byte, ObjectInfo, error)
 
-	// GetRange reads exactly length bytes from offset; the caller owns the
-	// slice. Errors: ErrNotFound, ErrInvalidRange when the object ends
-	// earlier, ErrUnavailable.
+	// GetRange reads exactly length bytes, at least one, from offset; the
+	// caller owns the slice. Errors: ErrNotFound, ErrInvalidRange when the
+	// object ends earlier or the range is empty or negative, ErrUnavailable.
 	GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error)
 
 	// Put writes an object unconditionally, from the start of body. It is
@@ -94,16 +108,19 @@ type Store interface {
 	PutIfAbsent(ctx context.Context, key string, data []byte) (ObjectInfo, error)
 
 	// PutIfMatch replaces an object whose ETag is still etag, in exactly one
-	// request. Errors: ErrPreconditionFailed (also when the object is gone),
-	// ErrUnknownOutcome, ErrFull.
+	// request. Errors: ErrPreconditionFailed (also when the object is gone or
+	// etag is empty), ErrUnknownOutcome, ErrFull.
 	PutIfMatch(ctx context.Context, key string, data []byte, etag ETag) (ObjectInfo, error)
 
 	// List yields the objects whose key starts with prefix and is greater
 	// than startAfter (empty: from the first), in ascending byte order of
-	// the key. It fetches pages as they are consumed; an error ends it.
+	// the key. It fetches pages as they are consumed: an object that is
+	// written or deleted meanwhile may or may not come; every other comes
+	// once. An error ends it, and what came before is then no full answer.
 	List(ctx context.Context, prefix, startAfter string) iter.Seq2[ObjectInfo, error]
 
 	// Delete removes an object; removing what is not there is no error.
+	// Errors: ErrUnknownOutcome.
 	Delete(ctx context.Context, key string) error
 
 	// Now is the store's clock. It costs a request only if no earlier
@@ -137,29 +154,40 @@ func LocalPath(s Store, key string) (string, bool) {
 	return "", false
 }
 
-// MaxKeyBytes bounds a key; S3 allows 1024 bytes, prefix included.
-const MaxKeyBytes = 900
+// Limits of a key.
+const (
+	// MaxKeyBytes bounds a key; S3 allows 1024 bytes, the store's prefix
+	// included.
+	MaxKeyBytes = 900
+	// MaxKeyElementBytes bounds what lies between two slashes: the longest
+	// file name that Linux takes.
+	MaxKeyElementBytes = 255
+)
 
-// ValidateKey accepts relative slash-separated paths with no empty, "." or
-// ".." element, no control characters and at most MaxKeyBytes bytes. It
-// returns an error that wraps ErrInvalidKey.
+// ValidateKey accepts relative slash-separated paths in UTF-8 that every
+// backend can hold: no empty, "." or ".." element, none longer than
+// MaxKeyElementBytes, at most MaxKeyBytes in all, and only characters that
+// XML 1.0 can carry, since S3 lists in XML: no control characters and no
+// noncharacters U+FFFE, U+FFFF. It returns an error that wraps ErrInvalidKey.
 func ValidateKey(key string) error {
 	if key == "" || len(key) > MaxKeyBytes {
 		return fmt.Errorf("%w: length %d is outside 1–%d", ErrInvalidKey, len(key), MaxKeyBytes)
 	}
-	start := 0
-	for i := 0; i <= len(key); i++ {
-		if i < len(key) && key[i] != '/' {
-			if key[i] < 0x20 || key[i] == 0x7f {
-				return fmt.Errorf("%w: control character in %q", ErrInvalidKey, key)
-			}
-			continue
+	for element := range strings.SplitSeq(key, "/") {
+		switch {
+		case element == "" || element == "." || element == "..":
+			return fmt.Errorf("%w: element %q in %q", ErrInvalidKey, element, key)
+		case len(element) > MaxKeyElementBytes:
+			return fmt.Errorf("%w: an element of %d bytes in %q", ErrInvalidKey, len(element), key)
 		}
-		switch key[start:i] {
-		case "", ".", "..":
-			return fmt.Errorf("%w: element %q in %q", ErrInvalidKey, key[start:i], key)
+	}
+	if !utf8.ValidString(key) {
+		return fmt.Errorf("%w: %q is not UTF-8", ErrInvalidKey, key)
+	}
+	for _, r := range key {
+		if unicode.IsControl(r) || r == '\uFFFE' || r == '\uFFFF' {
+			return fmt.Errorf("%w: character %U in %q", ErrInvalidKey, r, key)
 		}
-		start = i + 1
 	}
 	return nil
 }

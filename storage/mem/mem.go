@@ -4,7 +4,8 @@
 // [storage.Store]: every operation takes effect at one instant, under one
 // mutex, so of any number of racing conditional puts exactly one is admitted.
 // It must never be kinder than a real store: slices are copied both ways, and
-// an ETag changes at every write, also when the bytes are equal.
+// an ETag changes at every write, also when the bytes are equal (unless
+// Options.ContentETags asks for S3's way).
 //
 // What it holds is lost with the process. A key may be a directory of another
 // ("a" and "a/b"), as in S3 and unlike in a file system.
@@ -13,6 +14,7 @@ package mem
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"iter"
@@ -35,6 +37,9 @@ const pageSize = 1000
 type Options struct {
 	// Now is the store's clock; default time.Now.
 	Now func() time.Time
+	// ContentETags makes an ETag follow from the bytes alone, as S3's do:
+	// for tests that must hold when a write of equal bytes changes none.
+	ContentETags bool
 }
 
 // EnsureDefaults fills what is not set.
@@ -46,7 +51,8 @@ func (o *Options) EnsureDefaults() {
 
 // Store is a storage.Store in memory. Its methods may be called concurrently.
 type Store struct {
-	now func() time.Time
+	now          func() time.Time
+	contentETags bool
 
 	// mu guards objects and writes.
 	mu      sync.Mutex
@@ -69,7 +75,7 @@ func (o object) info(key string) storage.ObjectInfo {
 // New returns an empty store.
 func New(opts Options) *Store {
 	opts.EnsureDefaults()
-	return &Store{now: opts.Now}
+	return &Store{now: opts.Now, contentETags: opts.ContentETags}
 }
 
 // Get implements storage.Store.
@@ -219,7 +225,11 @@ func (s *Store) page(prefix, after string) []storage.ObjectInfo {
 // storeLocked keeps data, which it now owns, under key.
 func (s *Store) storeLocked(key string, data []byte) storage.ObjectInfo {
 	s.writes++
-	o := object{data: data, modTime: s.wall(), etag: storage.ETag(strconv.Quote(strconv.FormatUint(s.writes, 16)))}
+	state := strconv.FormatUint(s.writes, 16)
+	if s.contentETags {
+		state = fmt.Sprintf("%x", sha256.Sum256(data))
+	}
+	o := object{data: data, modTime: s.wall(), etag: storage.ETag(strconv.Quote(state))}
 	s.objects.Set(key, o)
 	return o.info(key)
 }

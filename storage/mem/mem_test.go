@@ -42,6 +42,26 @@ func TestConditionalPuts(t *testing.T) {
 	}
 }
 
+func TestContentETags(t *testing.T) {
+	ctx := context.Background()
+	s := mem.New(mem.Options{ContentETags: true})
+	a, err := s.PutIfAbsent(ctx, "k", []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.PutIfMatch(ctx, "k", []byte("one"), a.ETag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.PutIfMatch(ctx, "k", []byte("two"), b.ETag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.ETag != b.ETag || b.ETag == c.ETag {
+		t.Errorf("ETags %s, %s, %s", a.ETag, b.ETag, c.ETag)
+	}
+}
+
 func TestSlicesAreCopied(t *testing.T) {
 	ctx := context.Background()
 	s := mem.New(mem.Options{})
