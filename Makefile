@@ -1,0 +1,84 @@
+# CardinalSin. `make` lists what there is; `make test` is what the README names.
+GO          ?= go
+TOOLS       := $(CURDIR)/.tools
+BIN         := $(CURDIR)/bin
+SEED        ?=
+FUZZTIME    ?= 20s
+PKG         ?= ./...
+
+VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
+DELTALAKE   := deltalake==1.6.6 pyarrow==26.0.1
+
+export CARDINAL_TOOLS := $(TOOLS)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race lint fmt fuzz bench crash demo demo-s3 interop interop-prometheus interop-delta ci clean
+
+help: ## list the targets
+	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+
+build: ## build both programs into bin/
+	$(GO) build -o $(BIN)/cardinal ./cmd/cardinal
+	CGO_ENABLED=0 $(GO) build -o $(BIN)/cardinal-writer ./cmd/cardinal-writer
+
+run: build ## serve from ./cardinal-data
+	$(BIN)/cardinal server
+
+test: $(TOOLS)/bin/versitygw ## run all tests
+	$(GO) test $(PKG)
+	$(GO) test -count=1 ./internal/lint
+
+race: $(TOOLS)/bin/versitygw ## run all tests under the race detector
+	$(GO) test -race $(PKG)
+
+lint: ## vet and linters; any finding fails
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+
+fmt: ## format the code
+	gofmt -w $$(git ls-files '*.go')
+
+fuzz: ## fuzz every decoder for FUZZTIME each
+	@set -e; $(GO) list ./... | while read -r pkg; do \
+	  $(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz' | while read -r f; do \
+	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$pkg"; done; done
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
+
+crash: build ## kill -9 the real server 20 times under load; every acknowledged sample must be there once
+	$(GO) test -count=1 -tags crash -run TestKill -v -timeout 20m ./internal/crash -args -binary $(BIN)/cardinal
+
+demo: build ## this machine's metrics: written, queried, travelled, compacted, vacuumed, checked
+	$(BIN)/cardinal demo
+
+demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
+	$(BIN)/cardinal demo --s3-server $(TOOLS)/bin/versitygw
+
+interop: interop-delta interop-prometheus ## other people's programs against ours
+
+interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to us for 60 s; both sides count
+	$(GO) run ./internal/interop/prometheus -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus
+
+interop-delta: build $(TOOLS)/venv ## delta-rs reads the demo's table; both sides count
+	$(TOOLS)/venv/bin/python internal/interop/delta.py $(BIN)/cardinal
+
+ci: ## all that must hold before a change lands
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(MAKE) build lint test demo
+
+clean: ## remove what was built
+	rm -rf $(BIN) $(TOOLS)
+
+$(TOOLS)/bin/versitygw:
+	GOBIN=$(TOOLS)/bin $(GO) install $(VERSITYGW)
+
+$(TOOLS)/bin/prometheus:
+	GOBIN=$(TOOLS)/bin $(GO) install -tags remove_all_sd $(PROMETHEUS)
+
+$(TOOLS)/venv:
+	rm -rf $(TOOLS)/venv.new
+	python3 -m venv --copies $(TOOLS)/venv.new
+	$(TOOLS)/venv.new/bin/python -m pip install -q $(DELTALAKE)
+	mv $(TOOLS)/venv.new $(TOOLS)/venv
