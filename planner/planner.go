@@ -1,0 +1,98 @@
+// Package planner decides which data files a query must read: data skipping.
+//
+// It stands on layer 4, above txlog, and is pure: a snapshot and a selector
+// in, a list of files out, with the reason for every file that is left out.
+// It reads no file and no clock.
+//
+// Skipping is three-valued. A fact about a file (a bound, a partition value, a
+// null count) answers "may a row of this file be selected?" with yes, no or
+// unknown, and only a certain no skips the file. A fact that is missing, that
+// does not parse or that contradicts itself is unknown. Facts are only used
+// for tables in the layout of package chunk; in any other table all files are
+// kept.
+//
+// INVARIANT: a file that holds a selected sample is in the scan.
+package planner
+
+import (
+	"fmt"
+	"slices"
+
+	"cardinalsin/action"
+	"cardinalsin/chunk"
+	"cardinalsin/internal/merge"
+	"cardinalsin/series"
+	"cardinalsin/txlog"
+)
+
+// Reason says why a file is skipped. A file that several reasons exclude
+// counts for the first of them in the order of [Reasons].
+type Reason string
+
+// The reasons.
+const (
+	ReasonDate       Reason = "date"        // the day of its partition
+	ReasonShard      Reason = "shard"       // no wanted metric belongs to its shard
+	ReasonTime       Reason = "time"        // the range of its timestamps
+	ReasonMetricName Reason = "metric_name" // the range of its metric names
+	ReasonLabel      Reason = "label"       // the range of a label's values
+)
+
+// Reasons lists them in the order in which they are tried: cheapest first.
+var Reasons = []Reason{ReasonDate, ReasonShard, ReasonTime, ReasonMetricName, ReasonLabel}
+
+// Scan is what a query reads.
+type Scan struct {
+	// Version is that of the snapshot.
+	Version action.Version
+	// Files ascend by Rank: what a later file says about an instant of a
+	// series outranks what an earlier one says.
+	Files []File
+	// Skipped counts the files left out; only reasons that occurred are in it.
+	Skipped map[Reason]int
+}
+
+// Bytes is the size of all files of the scan.
+func (s *Scan) Bytes() int64 {
+	var n int64
+	for i := range s.Files {
+		n += s.Files[i].Add.Size
+	}
+	return n
+}
+
+// File is one file to read.
+type File struct {
+	Add *action.Add // do not modify
+	// Tags are our facts about the file, valid where Tagged is true: files of
+	// other engines have none.
+	Tags   chunk.Tags
+	Tagged bool
+}
+
+// Rank is the file's strength in a merge. A file without tags is weaker than
+// all that have them.
+func (f *File) Rank() merge.Rank { return merge.Rank{Order: f.Tags.Order.Hi, Tie: f.Add.Path} }
+
+// Plan chooses the files that may hold what sel selects. It costs CPU in
+// proportion to the live files. An error wraps chunk.ErrTags and names the
+// file: tags that are damaged would make a wrong merge, so a file that is not
+// skipped by other facts must not have them.
+func Plan(snap *txlog.Snapshot, sel series.Selector) (Scan, error) {
+	q := newQuery(snap, sel)
+	scan := Scan{Version: snap.Version(), Skipped: map[Reason]int{}}
+	for add := range snap.Files() {
+		f := facts{add: add}
+		if reason, skip := q.excludes(&f); skip {
+			scan.Skipped[reason]++
+			continue
+		}
+		tags, tagged, err := f.tags()
+		if err != nil {
+			return Scan{}, fmt.Errorf("plan version %d: file %s: %w", int64(snap.Version()), add.Path, err)
+		}
+		scan.Files = append(scan.Files, File{Add: add, Tags: tags, Tagged: tagged})
+	}
+	slices.SortFunc(scan.Files, func(a, b File) int { return a.Rank().Compare(b.Rank()) })
+	return scan, nil
+}
