@@ -1,0 +1,89 @@
+// Package chunk is one data file of the table: Parquet encoding, statistics,
+// tags and selective decoding.
+//
+// It stands on layer 2: writer and compactor encode, reader and compactor
+// decode, planner decides by the bounds that are stated here. It does I/O
+// only through [Source], never writes or deletes an object, and knows nothing
+// of the log beyond the action types.
+//
+// INVARIANT: rows lie in the order of [series.Compare], then (Time, Nanos),
+// each (series, Time, Nanos) once; and what is read equals, bit for bit, what
+// was written. A byte that changed in storage is an error that wraps
+// ErrCorrupt and names the file. It must never give a partial answer.
+//
+// # Format
+//
+// A file is Parquet that any reader of the format takes (data page version 1,
+// zstd). Columns, in this order; those marked † are left out of files in
+// which they hold nothing:
+//
+//	column          Parquet type              encoding
+//	metric_name     required string           dictionary
+//	series_id       required int64            dictionary, or delta where most series have one row
+//	one a label †   optional string           dictionary
+//	labels_overflow† optional map             dictionary
+//	timestamp       required timestamp µs UTC  delta
+//	nanos †         optional int32            dictionary
+//	value           optional double           plain, or byte-stream-split by option
+//	histogram †     optional binary           plain
+//
+// date and shard are partition columns and not in the file. What identifies a
+// series comes first, so that matchers are evaluated before samples are read.
+// A row group has at most 131,072 rows, a page at most 16,384.
+//
+// The Parquet key "cardinal.chunk" holds, as JSON:
+//
+//	format  1
+//	labels  object: column → exact label name
+//	sums    base64 of one xxhash64 (little endian) a column chunk, by row
+//	        group, then column, over its bytes
+//
+// Parquet's own page checksums are optional and most readers ignore them, so
+// integrity rests on these sums and on the seal, 24 bytes before the footer
+// that no Parquet reader looks at:
+//
+//	bytes  field
+//	8      "CARDSEAL"
+//	8      xxhash64 of everything before the seal, little endian
+//	8      xxhash64 of everything after the seal, little endian
+//
+// A ranged read checks the seal over the footer and a sum over each column
+// chunk; [Verify] checks the whole file.
+package chunk
+
+import (
+	"errors"
+
+	"cardinalsin/internal/merge"
+)
+
+// Series is one series with its samples, as it goes into a file and comes out
+// of one.
+type Series = merge.Series
+
+// Conditions a caller branches on.
+var (
+	// ErrCorrupt: the bytes are not what an Encoder wrote.
+	ErrCorrupt = errors.New("corrupt chunk")
+	// ErrUnsupported: the file was written by a newer version of this
+	// package, or is whole Parquet of another origin.
+	ErrUnsupported = errors.New("unsupported chunk")
+	// ErrSchema: the table's schema breaks the rules of contract 5.
+	ErrSchema = errors.New("schema breaks the table's rules")
+	// ErrInvalidInput: series or samples that no file may hold: out of order,
+	// twice, of several days, or labels that are not UTF-8 text.
+	ErrInvalidInput = errors.New("invalid chunk input")
+)
+
+const (
+	infoKey       = "cardinal.chunk"
+	formatVersion = 1
+	createdBy     = "cardinal version 1.0.0"
+)
+
+// info is the JSON under infoKey.
+type info struct {
+	Format int               `json:"format"`
+	Labels map[string]string `json:"labels"`
+	Sums   []byte            `json:"sums"`
+}
