@@ -101,3 +101,18 @@ func (r uploadedSince) check(_, _ *Snapshot, now time.Time) error {
 	}
 	return nil
 }
+
+// SchemaAllows requires that allow agrees to the schema of the version that
+// the transaction would follow, before its own columns are added: a flush
+// whose new columns must not clash with others that came meanwhile. allow must
+// be pure. It fails with ErrSchemaConflict.
+func SchemaAllows(allow func(*action.Schema) bool) Requirement { return schemaAllows(allow) }
+
+type schemaAllows func(*action.Schema) bool
+
+func (allow schemaAllows) check(base, head *Snapshot, _ time.Time) error {
+	if head.Schema() != base.Schema() && !allow(head.Schema()) {
+		return fmt.Errorf("%w: columns came between versions %d and %d", ErrSchemaConflict, int64(base.Version()), int64(head.Version()))
+	}
+	return nil
+}

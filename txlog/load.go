@@ -101,7 +101,7 @@ func (l *Log) load(ctx context.Context, upTo action.Version) (*Snapshot, error) 
 		if err != nil {
 			return nil, err
 		}
-		if s, err := l.rebuild(ctx, seg, upTo); err == nil || !errors.Is(err, action.ErrCorrupt) && !errors.Is(err, ErrVersionVacuumed) && !errors.Is(err, ErrNotTable) {
+		if s, err := l.rebuild(ctx, seg, upTo); err == nil || !isCorrupt(err) && !errors.Is(err, ErrVersionVacuumed) && !errors.Is(err, ErrNotTable) {
 			return s, err
 		}
 		// The hint led nowhere; it is never trusted over the listing.
@@ -113,22 +113,19 @@ func (l *Log) load(ctx context.Context, upTo action.Version) (*Snapshot, error) 
 	return l.rebuild(ctx, seg, upTo)
 }
 
-// rebuild replays what a listing shows into the snapshot at upTo.
+// rebuild replays what a listing shows into the snapshot at upTo, a version
+// that is known to have been.
 func (l *Log) rebuild(ctx context.Context, seg *segment, upTo action.Version) (*Snapshot, error) {
-	target := seg.last()
-	if target < 0 {
-		return nil, fmt.Errorf("%s: %w", l.Dir(), ErrNotTable)
-	}
-	if upTo != latest {
-		if target < upTo {
-			return nil, fmt.Errorf("version %d: %w", int64(upTo), ErrVersionNotFound)
+	target := upTo
+	if upTo == latest {
+		if target = seg.last(); target < 0 {
+			return nil, fmt.Errorf("%s: %w", l.Dir(), ErrNotTable)
 		}
-		target = upTo
 	}
 	var damage []error
 	for _, ref := range seg.checkpoints {
 		s, err := l.readCheckpoint(ctx, ref)
-		if errors.Is(err, action.ErrCorrupt) {
+		if isCorrupt(err) {
 			l.opts.Logger.Warn("checkpoint is damaged, falling back", "version", int64(ref.Version), "err", err)
 			damage = append(damage, err)
 			continue
@@ -146,6 +143,11 @@ func (l *Log) rebuild(ctx context.Context, seg *segment, upTo action.Version) (*
 		return nil, errors.Join(append(damage, err)...)
 	}
 	return s, nil
+}
+
+// isCorrupt reports damage to an object, as against a store that fails.
+func isCorrupt(err error) bool {
+	return errors.Is(err, action.ErrCorrupt) || errors.Is(err, checkpoint.ErrCorrupt)
 }
 
 // oldest is the first version that the log can still rebuild, -1 if a listing

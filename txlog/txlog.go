@@ -32,7 +32,7 @@ import (
 )
 
 // Conditions a caller branches on. Damaged log objects wrap
-// action.ErrCorrupt and name the object.
+// action.ErrCorrupt, or checkpoint.ErrCorrupt, and name the object.
 var (
 	// ErrNotTable: there is no log under that root.
 	ErrNotTable = errors.New("not a table")
@@ -108,7 +108,7 @@ type CommitEvent struct {
 // CheckpointEvent reports one checkpoint.
 type CheckpointEvent struct {
 	Version  action.Version
-	Bytes    int64
+	Actions  int64
 	Duration time.Duration
 	Err      error
 }

@@ -160,6 +160,7 @@ func TestRequirements(t *testing.T) {
 		})
 	}
 	isB := func(a *action.Add) bool { return a.Path[0] == 'b' }
+	noPod := func(s *action.Schema) bool { return s.Field("pod") == nil }
 	started := time.Now()
 	for _, c := range []struct {
 		name  string
@@ -183,6 +184,8 @@ func TestRequirements(t *testing.T) {
 		{"stale upload", write(func(tx *txlog.Transaction) { tx.Add(add("b1")) }), write(func(tx *txlog.Transaction) { tx.Require(txlog.UploadedSince(started.Add(-time.Hour), time.Hour)) }), txlog.ErrUploadsTooOld},
 		{"same column, same type", column("string"), column("string"), nil},
 		{"same column, other type", column("string"), column("long"), txlog.ErrSchemaConflict},
+		{"column that clashes", column("string"), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), txlog.ErrSchemaConflict},
+		{"column that does not", write(func(tx *txlog.Transaction) { tx.AddColumns(action.Field{Name: "host", Type: action.PrimitiveType("string")}) }), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := mem.New(mem.Options{})

@@ -81,7 +81,7 @@ func (l *Log) writeCheckpoint(ctx context.Context, s *Snapshot) error {
 	start := l.opts.Now()
 	info, err := checkpoint.Write(ctx, l.store, l.Dir(), l.checkpointState(s), checkpoint.Options{})
 	if l.opts.Events.CheckpointEnd != nil {
-		l.opts.Events.CheckpointEnd(CheckpointEvent{Version: s.version, Bytes: info.Bytes, Duration: elapsed(start, l.opts.Now()), Err: err})
+		l.opts.Events.CheckpointEnd(CheckpointEvent{Version: s.version, Actions: info.Size, Duration: elapsed(start, l.opts.Now()), Err: err})
 	}
 	if err != nil {
 		return fmt.Errorf("write checkpoint %d: %w", int64(s.version), err)
@@ -121,7 +121,7 @@ func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot, error) {
 	s := emptySnapshot()
 	s.version = ref.Version
-	if err := checkpoint.Read(ctx, l.store, l.Dir(), ref, (*sink)(s)); err != nil {
+	if err := checkpoint.Read(ctx, l.store, l.Dir(), ref, s.sink()); err != nil {
 		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
 	}
 	if err := s.finish(); err != nil {
@@ -151,38 +151,20 @@ func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot
 }
 
 // sink puts a checkpoint's actions into a snapshot that nobody else sees.
-type sink Snapshot
-
-func (k *sink) Add(a *action.Add) error {
-	(*Snapshot)(k).put(a)
-	return nil
-}
-
-func (k *sink) Remove(r *action.Remove) error {
-	(*Snapshot)(k).tombs.Set(treeKey(r.Key()), r)
-	return nil
-}
-
-func (k *sink) Txn(t action.SetTransaction) error {
-	k.txns.Set(t.AppID, t)
-	return nil
-}
-
-func (k *sink) Domain(d action.DomainMetadata) error {
-	if !d.Removed {
-		k.domains.Set(d.Domain, d.Configuration)
+func (s *Snapshot) sink() checkpoint.Sink {
+	return checkpoint.Sink{
+		Protocol: func(p *action.Protocol) error { s.protocol = p; return nil },
+		Metadata: func(m *action.Metadata) error { s.metadata = m; return nil },
+		Txn:      func(t action.SetTransaction) error { s.txns.Set(t.AppID, t); return nil },
+		Domain: func(d action.DomainMetadata) error {
+			if !d.Removed {
+				s.domains.Set(d.Domain, d.Configuration)
+			}
+			return nil
+		},
+		Add:    func(a *action.Add) error { s.put(a); return nil },
+		Remove: func(r *action.Remove) error { s.tombs.Set(treeKey(r.Key()), r); return nil },
 	}
-	return nil
-}
-
-func (k *sink) Protocol(p *action.Protocol) error {
-	k.protocol = p
-	return nil
-}
-
-func (k *sink) Metadata(m *action.Metadata) error {
-	k.metadata = m
-	return nil
 }
 
 // Checksum is a version checksum (PROTOCOL.md, "Version Checksum File"): what

@@ -1,0 +1,69 @@
+package txlog_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cardinalsin/storage"
+	"cardinalsin/storage/mem"
+	"cardinalsin/storage/meter"
+	"cardinalsin/txlog"
+)
+
+// What each operation asks of the store is reviewed as a golden file: the
+// order is the durability argument, the number is the bill. Run with
+// UPDATE_GOLDEN=1 to write it anew.
+func TestRequestCosts(t *testing.T) {
+	inner := mem.New(mem.Options{})
+	var out strings.Builder
+	store := meter.New(inner, meter.Options{OnCall: func(e meter.Event) {
+		if e.Op != storage.OpNow { // no request
+			fmt.Fprintf(&out, "  %s %s %s\n", e.Op, strings.TrimPrefix(e.Key, root+"/"), meter.Outcome(e.Err))
+		}
+	}})
+	step := func(name string, fn func() error) {
+		fmt.Fprintf(&out, "%s\n", name)
+		if err := fn(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	var l *txlog.Log
+	step("create", func() (err error) {
+		l, err = txlog.Create(t.Context(), store, root, txlog.CreateOptions{Schema: schema()}, txlog.Options{})
+		return err
+	})
+	step("commit", func() error { _, err := appendFile(t.Context(), l, nil, "a"); return err })
+	step("refresh, nothing new", func() error { _, err := l.Snapshot(t.Context(), txlog.Latest()); return err })
+	other := open(t, inner)
+	if _, err := appendFile(t.Context(), other, nil, "b"); err != nil {
+		t.Fatal(err)
+	}
+	step("refresh, one new version", func() error { _, err := l.Snapshot(t.Context(), txlog.Latest()); return err })
+	if _, err := appendFile(t.Context(), other, nil, "c"); err != nil {
+		t.Fatal(err)
+	}
+	step("commit, one conflict", func() error { _, err := appendFile(t.Context(), l, nil, "d"); return err })
+	step("upkeep of two versions", func() error { return l.Upkeep(t.Context()) })
+	step("checkpoint", func() error { _, err := l.Checkpoint(t.Context()); return err })
+	step("cold open", func() error { _, err := txlog.Open(t.Context(), store, root, txlog.Options{}); return err })
+	step("time travel to 1", func() error { _, err := l.Snapshot(t.Context(), txlog.AtVersion(1)); return err })
+
+	golden := filepath.Join("testdata", "costs")
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), out.String()); d != "" {
+		t.Fatal(d)
+	}
+}
