@@ -1,0 +1,225 @@
+package writer
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"cardinalsin/series"
+	"cardinalsin/wal"
+)
+
+// head is one generation of samples that are in the WAL and not in the table:
+// a contiguous range of sequences. The active one grows; a sealed one never
+// changes again and is dropped whole after its commit, so a series costs
+// nothing once it is flushed.
+//
+// Everything in it is append-only. Whoever has copied a slice header under mu
+// may read what lies below its length without the lock, for ever; that is
+// what makes a view repeatable at no cost to the writer.
+type head struct {
+	// mu guards all below. Inserts are serialised by Writer.insertMu.
+	mu    sync.RWMutex
+	first wal.Sequence // of the first record; 0 while empty
+	last  wal.Sequence // of the last record; 0 while empty
+	since time.Time    // local clock when the first record came
+
+	byID       map[series.ID]seriesRef // newest series with that ID; memSeries.next leads on
+	blocks     [][]memSeries           // of blockSeries slots each, which never move
+	count      int                     // series
+	metrics    map[string]*metric
+	histograms [][]byte
+	rows       []uint64         // by record: samples in it and all before it
+	span       series.TimeRange // of all samples
+	bytes      int64            // estimate of the memory in use
+}
+
+// seriesRef is the position of a series in the blocks, from 1; 0 is none.
+type seriesRef uint32
+
+// blockSeries is the number of series a block holds: 64 KiB of memSeries, the
+// most that growth ever copies or wastes.
+const blockSeries = 1024
+
+// memSeries is one series. Only samples changes after it was inserted.
+type memSeries struct {
+	labels  series.Labels
+	id      series.ID
+	samples []sample // in the order in which they came
+	next    seriesRef
+}
+
+// metric indexes the series of one metric name.
+type metric struct {
+	series []idRef // in the order in which they came
+}
+
+type idRef struct {
+	id  series.ID
+	ref seriesRef
+}
+
+// sample is a series.Sample in half the space and without pointers, which the
+// garbage collector need not look at.
+type sample struct {
+	time      series.Timestamp
+	value     uint64 // bits of the float, or an index of head.histograms
+	record    uint32 // sequence − head.first
+	nanos     uint16
+	histogram bool
+}
+
+const (
+	sampleBytes = int64(unsafe.Sizeof(sample{}))
+	// seriesBytes is what a series takes beside its label text and samples:
+	// the struct; its entry in byID, 17 bytes in a table that is between 7/16
+	// and 7/8 full; its entry in the metric's index, a slice that doubles;
+	// and what the text's allocation is rounded up by.
+	seriesBytes    = int64(unsafe.Sizeof(memSeries{})) + 26 + 24 + 16
+	histogramBytes = int64(unsafe.Sizeof([]byte(nil)))
+)
+
+func newHead() *head {
+	return &head{
+		byID:    map[series.ID]seriesRef{},
+		metrics: map[string]*metric{},
+		span:    series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64},
+	}
+}
+
+// insert adds a validated batch; ids are the hashes of its series. Sequences
+// must come in order and without gaps. The head keeps no label text of the
+// batch, which may lie in a request's buffer; histograms are shared.
+func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	total := uint64(0)
+	if h.first == 0 {
+		h.first, h.since = seq, now
+	} else {
+		total = h.rows[len(h.rows)-1]
+	}
+	record := uint32(seq - h.first)
+	for i := range b {
+		if len(b[i].Samples) == 0 {
+			continue
+		}
+		s := h.find(b[i].Labels, ids[i])
+		before := cap(s.samples)
+		for j := range b[i].Samples {
+			in := &b[i].Samples[j]
+			s.samples = append(s.samples, h.compact(in, record))
+			h.span.Min, h.span.Max = min(h.span.Min, in.Time), max(h.span.Max, in.Time)
+		}
+		h.bytes += int64(cap(s.samples)-before) * sampleBytes
+		total += uint64(len(b[i].Samples))
+	}
+	h.rows = append(h.rows, total)
+	h.bytes += int64(unsafe.Sizeof(total))
+	h.last = seq
+}
+
+// find returns the series with these labels, which it adds if need be.
+func (h *head) find(l series.Labels, id series.ID) *memSeries {
+	chain := h.byID[id]
+	for r := chain; r != 0; {
+		s := at(h.blocks, r)
+		if labels.Equal(s.labels, l) {
+			return s
+		}
+		r = s.next // another series with the same hash
+	}
+	if h.count%blockSeries == 0 {
+		h.blocks = append(h.blocks, make([]memSeries, 0, blockSeries))
+	}
+	block := &h.blocks[len(h.blocks)-1]
+	*block = append(*block, memSeries{labels: l.Copy(), id: id, next: chain})
+	h.count++
+	ref := seriesRef(h.count)
+	h.byID[id] = ref
+	s := at(h.blocks, ref)
+
+	name := s.labels.Get(series.MetricName)
+	m := h.metrics[name]
+	if m == nil {
+		m = &metric{}
+		h.metrics[name] = m // shares the copy's text
+	}
+	m.series = append(m.series, idRef{id, ref})
+	h.bytes += seriesBytes + int64(l.ByteSize())
+	return s
+}
+
+func (h *head) compact(in *series.Sample, record uint32) sample {
+	out := sample{time: in.Time, value: math.Float64bits(in.Value), record: record, nanos: in.Nanos}
+	if in.Histogram != nil {
+		out.value, out.histogram = uint64(len(h.histograms)), true
+		h.histograms = append(h.histograms, in.Histogram)
+		h.bytes += histogramBytes + int64(len(in.Histogram))
+	}
+	return out
+}
+
+// at returns a series; blocks is head.blocks or a copy of it.
+func at(blocks [][]memSeries, r seriesRef) *memSeries {
+	return &blocks[(r-1)/blockSeries][(r-1)%blockSeries]
+}
+
+// expand appends samples in their full form to dst.
+func expand(dst []series.Sample, in []sample, histograms [][]byte) []series.Sample {
+	for i := range in {
+		s := series.Sample{Time: in[i].time, Nanos: in[i].nanos}
+		if in[i].histogram {
+			s.Histogram = histograms[in[i].value]
+		} else {
+			s.Value = math.Float64frombits(in[i].value)
+		}
+		dst = append(dst, s)
+	}
+	return dst
+}
+
+// compare orders samples as series.Sample.Compare does.
+func (s *sample) compare(o *sample) int {
+	if c := cmp.Compare(s.time, o.time); c != 0 {
+		return c
+	}
+	return cmp.Compare(s.nanos, o.nanos)
+}
+
+// sorted returns samples in the order of (time, nanos), equal ones in the
+// order in which they came. It returns in itself where that is sorted already,
+// as it nearly always is, and never changes it.
+func sorted(in []sample) []sample {
+	for i := 1; i < len(in); i++ {
+		if in[i].compare(&in[i-1]) < 0 {
+			out := slices.Clone(in)
+			slices.SortStableFunc(out, func(a, b sample) int { return a.compare(&b) })
+			return out
+		}
+	}
+	return in
+}
+
+// through returns the samples of records up to bound, inclusive.
+func through(in []sample, bound uint32) []sample {
+	n := len(in)
+	if n == 0 || in[n-1].record <= bound {
+		return in
+	}
+	n, _ = slices.BinarySearchFunc(in, bound, func(s sample, bound uint32) int {
+		if s.record <= bound {
+			return -1
+		}
+		return 1
+	})
+	return in[:n]
+}
+
+// after returns the samples of records above bound.
+func after(in []sample, bound uint32) []sample { return in[len(through(in, bound)):] }

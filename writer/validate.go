@@ -1,0 +1,81 @@
+package writer
+
+import (
+	"fmt"
+	"math"
+
+	"cardinalsin/series"
+	"cardinalsin/shard"
+)
+
+// valid is a batch that may be stored.
+type valid struct {
+	batch   series.Batch // shares memory with the one that came in
+	ids     []series.ID
+	samples int
+	bytes   int64 // at most what it adds to the head
+}
+
+const maxNanos = 999
+
+// validate checks a whole batch and drops labels with empty values. It is
+// pure, but for the map it is given; the batch is not changed. Errors: those
+// of series.Validate, ErrInvalidSample, ErrTooManyPartitions.
+func validate(b series.Batch, m *shard.Map) (valid, error) {
+	v := valid{batch: b, ids: make([]series.ID, len(b))}
+	copied := false
+	minTime, maxTime := series.Timestamp(math.MaxInt64), series.Timestamp(math.MinInt64)
+	for i := range b {
+		l := b[i].Labels
+		if err := series.Validate(l); err != nil {
+			return valid{}, fmt.Errorf("series %d: %.300s: %w", i, l, err)
+		}
+		if full := l.WithoutEmpty(); full.ByteSize() != l.ByteSize() {
+			if !copied {
+				v.batch, copied = append(series.Batch(nil), b...), true
+			}
+			l = full
+			v.batch[i].Labels = l
+		}
+		for j := range b[i].Samples {
+			s := &b[i].Samples[j]
+			if s.Time < series.MinTimestamp || s.Time > series.MaxTimestamp || s.Nanos > maxNanos {
+				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w: time %d µs and %d ns", i, l, j, ErrInvalidSample, s.Time, s.Nanos)
+			}
+			minTime, maxTime = min(minTime, s.Time), max(maxTime, s.Time)
+			if s.Histogram != nil {
+				v.bytes += histogramBytes + int64(len(s.Histogram))
+			}
+		}
+		v.ids[i] = series.IDOf(l)
+		v.samples += len(b[i].Samples)
+		// Slices grow to at most twice what is in them.
+		v.bytes += seriesBytes + int64(l.ByteSize()) + 2*sampleBytes*int64(len(b[i].Samples))
+	}
+	if v.samples == 0 {
+		return v, nil
+	}
+	// The usual batch spans a day or two, and needs no counting.
+	if days := int64(maxTime.Date()-minTime.Date()) + 1; days*int64(len(m.Shards)) > maxPartFiles {
+		if n := countPartitions(&v, m); n > maxPartFiles {
+			return valid{}, fmt.Errorf("%w: it needs %d files, a commit holds %d", ErrTooManyPartitions, n, maxPartFiles)
+		}
+	}
+	return v, nil
+}
+
+// countPartitions counts the (date, shard) pairs of a batch.
+func countPartitions(v *valid, m *shard.Map) int {
+	type partition struct {
+		date  series.Date
+		shard shard.ID
+	}
+	seen := map[partition]struct{}{}
+	for i := range v.batch {
+		owner := m.Of(shard.KeyOf(v.batch[i].Labels, v.ids[i]))
+		for j := range v.batch[i].Samples {
+			seen[partition{v.batch[i].Samples[j].Time.Date(), owner}] = struct{}{}
+		}
+	}
+	return len(seen)
+}

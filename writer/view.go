@@ -1,0 +1,214 @@
+package writer
+
+import (
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"cardinalsin/internal/merge"
+	"cardinalsin/series"
+	"cardinalsin/wal"
+)
+
+// HeadView is what was acknowledged and not yet dropped at one moment: every
+// sample up to a WAL sequence. It never changes, outlives the flush of what
+// it shows, and may be used concurrently. Nothing needs to be closed; the
+// garbage collector takes it.
+//
+// What a commit has put into the table may still be in a view, and is then in
+// both; a reader merges it away, the head being the stronger (see package
+// internal/merge).
+type HeadView struct {
+	through wal.Sequence
+	parts   []headPart // oldest first
+}
+
+// headPart bounds one generation.
+type headPart struct {
+	h     *head
+	last  uint32 // last record
+	count int    // series that were there
+	span  series.TimeRange
+}
+
+// Head returns a view of what is in memory now. It does no I/O and costs the
+// same whatever the head holds. A sample is in every view taken after its
+// Append returned, until after its commit.
+func (w *Writer) Head() *HeadView {
+	w.mu.RLock()
+	heads := []*head{w.sealed, w.active}
+	w.mu.RUnlock()
+	v := &HeadView{}
+	for _, h := range heads {
+		if h == nil {
+			continue
+		}
+		h.mu.RLock()
+		if h.first != 0 {
+			v.parts = append(v.parts, headPart{h: h, last: uint32(h.last - h.first), count: h.count, span: h.span})
+			v.through = h.last
+		}
+		h.mu.RUnlock()
+	}
+	return v
+}
+
+// Range covers the timestamps of all samples in the view; ok is false where
+// there is none.
+func (v *HeadView) Range() (r series.TimeRange, ok bool) {
+	for i, p := range v.parts {
+		if i == 0 {
+			r = p.span
+		}
+		r = r.Union(p.span)
+	}
+	return r, len(v.parts) > 0
+}
+
+// Through is the last WAL sequence in the view; 0 while it is empty.
+func (v *HeadView) Through() wal.Sequence { return v.through }
+
+// Select yields the series that match, with their samples inside the range,
+// in the order of series.Compare; series without such samples are left out.
+// Samples are strictly ascending by (Time, Nanos): of those with the same
+// instant, the one with the later WAL sequence. The caller owns the slices,
+// not the histograms in them.
+func (v *HeadView) Select(sel series.Selector) iter.Seq[series.Series] {
+	return func(yield func(series.Series) bool) {
+		sources := make([]merge.Source, 0, len(v.parts))
+		for i, p := range v.parts {
+			if p.span.Overlaps(sel.Range) {
+				sources = append(sources, merge.Source{Rank: merge.Rank{Order: int64(i)}, Series: p.selectSeries(sel)})
+			}
+		}
+		for s, err := range merge.Sources(sources...) {
+			if err != nil {
+				panic(err) // the head broke its own order
+			}
+			if !yield(series.Series{Labels: s.Labels, Samples: s.Samples}) {
+				return
+			}
+		}
+	}
+}
+
+// lockSeries is how many series are looked at under one hold of the lock, so
+// that a query of a million series does not hold up inserts.
+const lockSeries = 256
+
+// selectSeries yields matching series in order, their samples sorted but not
+// deduplicated; merge.Sources does that.
+func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, error] {
+	return func(yield func(merge.Series, error) bool) {
+		var byName, others []*series.Matcher
+		for _, m := range sel.Matchers {
+			if m.Name == series.MetricName {
+				byName = append(byName, m)
+			} else {
+				others = append(others, m)
+			}
+		}
+		names, blocks := p.names(byName)
+		var samples [lockSeries][]sample
+		for _, name := range names {
+			found := p.refs(name, blocks, others)
+			for len(found) > 0 {
+				n := min(lockSeries, len(found))
+				p.h.mu.RLock()
+				for i, f := range found[:n] {
+					samples[i] = at(blocks, f.ref).samples
+				}
+				histograms := p.h.histograms
+				p.h.mu.RUnlock()
+				for i, f := range found[:n] {
+					in := inRange(through(samples[i], p.last), sel.Range)
+					out := merge.Series{Labels: at(blocks, f.ref).labels, ID: f.id, Samples: expand(make([]series.Sample, 0, len(in)), in, histograms)}
+					if !yield(out, nil) {
+						return
+					}
+				}
+				found = found[n:]
+			}
+		}
+	}
+}
+
+// names returns the metric names that match, in ascending order, and a copy
+// of the blocks' slice that covers every series of the view.
+func (p headPart) names(matchers []*series.Matcher) ([]string, [][]memSeries) {
+	p.h.mu.RLock()
+	defer p.h.mu.RUnlock()
+	blocks := slices.Clone(p.h.blocks)
+	for i := range blocks {
+		blocks[i] = blocks[i][:cap(blocks[i])] // slots that are filled later are never looked at
+	}
+	var names []string
+	equal := slices.IndexFunc(matchers, func(m *series.Matcher) bool { return m.Type == labels.MatchEqual })
+	if equal >= 0 {
+		// The usual query names one metric: no need to look at the others.
+		if name := matchers[equal].Value; p.h.metrics[name] != nil {
+			names = append(names, name)
+		}
+	} else {
+		names = slices.Collect(maps.Keys(p.h.metrics))
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return slices.ContainsFunc(matchers, func(m *series.Matcher) bool { return !m.Matches(name) })
+	})
+	slices.Sort(names)
+	return names, blocks
+}
+
+// refs returns the series of one metric that match, in the order of
+// series.Compare.
+func (p headPart) refs(name string, blocks [][]memSeries, matchers []*series.Matcher) []idRef {
+	sel := series.Selector{Matchers: matchers}
+	p.h.mu.RLock()
+	all := p.h.metrics[name].series
+	p.h.mu.RUnlock()
+	var found []idRef
+	for _, r := range all {
+		if int(r.ref) > p.count {
+			break // came after the view; so did all behind it
+		}
+		if sel.Matches(at(blocks, r.ref).labels) {
+			found = append(found, r)
+		}
+	}
+	sortRefs(found, blocks)
+	return found
+}
+
+// sortRefs orders series of one metric by ID, then labels.
+func sortRefs(refs []idRef, blocks [][]memSeries) {
+	slices.SortFunc(refs, func(a, b idRef) int {
+		switch {
+		case a.id < b.id:
+			return -1
+		case a.id > b.id:
+			return 1
+		}
+		return labels.Compare(at(blocks, a.ref).labels, at(blocks, b.ref).labels)
+	})
+}
+
+// inRange returns the samples inside the range, sorted.
+func inRange(in []sample, r series.TimeRange) []sample {
+	in = sorted(in)
+	lo, _ := slices.BinarySearchFunc(in, r.Min, func(s sample, t series.Timestamp) int {
+		if s.time < t {
+			return -1
+		}
+		return 1
+	})
+	in = in[lo:]
+	hi, _ := slices.BinarySearchFunc(in, r.Max, func(s sample, t series.Timestamp) int {
+		if s.time <= t {
+			return -1
+		}
+		return 1
+	})
+	return in[:hi]
+}
