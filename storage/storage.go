@@ -45,7 +45,8 @@ var (
 	// lost connection, 409, 5xx). Read back before trying anything else.
 	ErrUnknownOutcome = errors.New("outcome of the write is unknown")
 	// ErrUnavailable: a read failed for a reason that may pass (time-out,
-	// lost connection, throttling, 5xx).
+	// lost connection, throttling, 5xx). From a write it means that nothing
+	// was stored.
 	ErrUnavailable = errors.New("store unavailable")
 	// ErrPermission: the store knows us and says no.
 	ErrPermission = errors.New("permission denied")
@@ -119,8 +120,10 @@ type Store interface {
 	// once. An error ends it, and what came before is then no full answer.
 	List(ctx context.Context, prefix, startAfter string) iter.Seq2[ObjectInfo, error]
 
-	// Delete removes an object; removing what is not there is no error.
-	// Errors: ErrUnknownOutcome.
+	// Delete removes an object; removing what is not there is no error. A
+	// PutIfMatch that runs at the same time may bring the object back on some
+	// servers (versitygw 1.8.0 does): no protocol may rest on a delete that
+	// races with a replacement. Errors: ErrUnknownOutcome.
 	Delete(ctx context.Context, key string) error
 
 	// Now is the store's clock. It costs a request only if no earlier
@@ -159,9 +162,10 @@ const (
 	// MaxKeyBytes bounds a key; S3 allows 1024 bytes, the store's prefix
 	// included.
 	MaxKeyBytes = 900
-	// MaxKeyElementBytes bounds what lies between two slashes: the longest
-	// file name that Linux takes.
-	MaxKeyElementBytes = 255
+	// MaxKeyElementBytes bounds what lies between two slashes. Linux takes
+	// file names of 255 bytes; S3 servers that keep objects as files add to
+	// them while they write (versitygw 28 bytes).
+	MaxKeyElementBytes = 220
 )
 
 // ValidateKey accepts relative slash-separated paths in UTF-8 that every

@@ -24,7 +24,7 @@ var invalidKeys = []string{
 	"\x00", "a\nb", "\x1f", "\x7f", "\u0085", "a/\ufffe", "\uffff", "\xff", "a/\xc3", "\xed\xa0\x80",
 	strings.Repeat("a", storage.MaxKeyElementBytes+1),
 	"a/" + strings.Repeat("b", storage.MaxKeyElementBytes+1),
-	strings.Repeat("ab/", storage.MaxKeyBytes/3) + "a",
+	strings.Repeat("ab/", storage.MaxKeyBytes/3) + "a", // one byte too long
 }
 
 func TestValidateKey(t *testing.T) {

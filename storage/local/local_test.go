@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -329,6 +330,51 @@ func TestETagsNeverRepeat(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A replacement that races with a delete wins before it or not at all: here,
+// unlike on some servers, it never brings the object back.
+func TestDeleteIsFinal(t *testing.T) {
+	dir := t.TempDir()
+	s, other := newStore(t, dir), newStore(t, dir)
+	for range 50 {
+		etag := put(t, s, "k", "x").ETag
+		var group sync.WaitGroup
+		group.Go(func() {
+			if _, err := s.PutIfMatch(t.Context(), "k", []byte("y"), etag); err != nil && !errors.Is(err, storage.ErrPreconditionFailed) {
+				t.Error(err)
+			}
+		})
+		group.Go(func() {
+			if err := other.Delete(t.Context(), "k"); err != nil {
+				t.Error(err)
+			}
+		})
+		group.Wait()
+		if _, _, err := s.Get(t.Context(), "k"); !errors.Is(err, storage.ErrNotFound) {
+			t.Fatalf("the object is back: %v", err)
+		}
+	}
+	// And the narrow moment itself: the delete comes after the comparison.
+	etag := put(t, s, "k", "x").ETag
+	deleted := make(chan error, 1)
+	s.SetStep(func(name string) error {
+		if name == "rename" {
+			go func() { deleted <- other.Delete(context.Background(), "k") }()
+			time.Sleep(20 * time.Millisecond) // let it get as far as it can
+		}
+		return nil
+	})
+	if _, err := s.PutIfMatch(t.Context(), "k", []byte("y"), etag); err != nil {
+		t.Fatal(err)
+	}
+	s.SetStep(nil)
+	if err := <-deleted; err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Get(t.Context(), "k"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the object is back: %v", err)
+	}
 }
 
 func TestHiddenDirectory(t *testing.T) {
