@@ -98,7 +98,7 @@ func owners(snap *txlog.Snapshot, metrics []string) map[string]bool {
 	}
 	for _, metric := range metrics {
 		low := shard.KeyOf(labels.FromStrings(series.MetricName, metric), 0)
-		keys := shard.Range{Min: low, Max: low | 1<<32 - 1}
+		keys := shard.Range{Min: low, Max: low | (1<<32 - 1)}
 		for _, s := range m.Shards {
 			if s.Range.Min <= keys.Max && keys.Min <= s.Range.Max {
 				out[string(s.ID)] = true
