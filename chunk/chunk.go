@@ -24,7 +24,8 @@
 //	labels_overflow† optional map             dictionary
 //	timestamp       required timestamp µs UTC  delta
 //	nanos †         optional int32            dictionary
-//	value           optional double           plain, or byte-stream-split by option
+//	value           double, optional if there  plain, or byte-stream-split by option
+//	                are histograms
 //	histogram †     optional binary           plain
 //
 // date and shard are partition columns and not in the file. What identifies a
@@ -33,10 +34,11 @@
 //
 // The Parquet key "cardinal.chunk" holds, as JSON:
 //
-//	format  1
-//	labels  object: column → exact label name
-//	sums    base64 of one xxhash64 (little endian) a column chunk, by row
-//	        group, then column, over its bytes
+//	format    1
+//	labels    object: column → exact label name
+//	overflow  array: the labels that the overflow map may hold, sorted
+//	sums      base64 of one xxhash64 (little endian) a column chunk, by row
+//	          group, then column, over its bytes
 //
 // Parquet's own page checksums are optional and most readers ignore them, so
 // integrity rests on these sums and on the seal, 24 bytes before the footer
@@ -85,5 +87,7 @@ const (
 type info struct {
 	Format int               `json:"format"`
 	Labels map[string]string `json:"labels"`
-	Sums   []byte            `json:"sums"`
+	// Overflow lists the labels that the overflow map may hold, sorted.
+	Overflow []string `json:"overflow,omitempty"`
+	Sums     []byte   `json:"sums"`
 }

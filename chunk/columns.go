@@ -6,29 +6,46 @@ import (
 	"math"
 )
 
-// run is rows up to end, not included, that hold one code; -1 is null.
-type run struct {
-	end  int
-	code int32
-}
+// run is rows up to end, not included, that hold one code.
+type run struct{ end, code int32 }
+
+// Codes that stand for no value.
+const (
+	nullCode    = -1
+	skippedCode = -2 // not decoded, since no row of the page is wanted
+)
 
 func appendRun(runs []run, n int, code int32) []run {
+	end := int32(n)
 	if last := len(runs) - 1; last >= 0 {
 		if runs[last].code == code {
-			runs[last].end += n
+			runs[last].end += end
 			return runs
 		}
-		return append(runs, run{runs[last].end + n, code})
+		end += runs[last].end
 	}
-	return append(runs, run{n, code})
+	return append(runs, run{end, code})
 }
 
-// decodeCodes reads the codes of a dictionary column as runs of rows. entries
-// is the size of its dictionary.
-func decodeCodes(p *pages, l *leaf, entries int, buf *[]byte) ([]run, error) {
+// wanted reports whether any of the rows lies in [start, end). It drops rows
+// before start from the list; calls ascend.
+func wanted(list *[]rows, start, end int) bool {
+	for len(*list) > 0 && (*list)[0].end <= start {
+		*list = (*list)[1:]
+	}
+	return len(*list) > 0 && (*list)[0].start < end
+}
+
+// decodeCodes reads the codes of a dictionary column as runs of rows, of the
+// pages that hold wanted rows. entries is the size of the dictionary.
+func decodeCodes(p *pages, l *leaf, entries int, want []rows, buf *[]byte) ([]run, error) {
 	var runs []run
 	for i := range p.data {
 		page := &p.data[i]
+		if !wanted(&want, page.first, page.first+int(page.values)) {
+			runs = appendRun(runs, int(page.values), skippedCode)
+			continue
+		}
 		raw, _, defs, values, err := page.content(*buf, l)
 		if err != nil {
 			return nil, err
@@ -41,28 +58,15 @@ func decodeCodes(p *pages, l *leaf, entries int, buf *[]byte) ([]run, error) {
 		if err != nil {
 			return nil, err
 		}
-		present := func(n int) error {
-			for n > 0 {
-				v, k, err := codes.next(n)
-				if err != nil {
-					return err
-				}
-				if v >= uint32(entries) {
-					return fmt.Errorf("%w: code %d in a dictionary of %d", ErrCorrupt, v, entries)
-				}
-				runs = appendRun(runs, k, int32(v))
-				n -= k
-			}
-			return nil
-		}
 		if l.maxDef == 0 {
-			err = present(int(page.values))
+			runs, err = codes.appendRuns(runs, int(page.values), entries)
 		} else {
 			err = levels(defs, bitsFor(l.maxDef), l.maxDef, int(page.values), func(level int16, n int) error {
 				if level == l.maxDef {
-					return present(n)
+					runs, err = codes.appendRuns(runs, n, entries)
+					return err
 				}
-				runs = appendRun(runs, n, -1)
+				runs = appendRun(runs, n, nullCode)
 				return nil
 			})
 		}
@@ -88,11 +92,11 @@ type texts struct {
 	runs []run
 }
 
-func decodeTextColumn(p *pages, l *leaf, buf *[]byte) (c texts, err error) {
+func decodeTextColumn(p *pages, l *leaf, want []rows, buf *[]byte) (c texts, err error) {
 	if c.dict, err = decodeTextDict(p, buf); err != nil {
 		return c, err
 	}
-	c.runs, err = decodeCodes(p, l, len(c.dict), buf)
+	c.runs, err = decodeCodes(p, l, len(c.dict), want, buf)
 	return c, err
 }
 
@@ -114,7 +118,7 @@ type ids struct {
 	runs   []run
 }
 
-func decodeIDColumn(p *pages, l *leaf, buf *[]byte) (c ids, err error) {
+func decodeIDColumn(p *pages, l *leaf, want []rows, buf *[]byte) (c ids, err error) {
 	if p.dict != nil {
 		raw, err := p.dict.decompress(*buf)
 		if err != nil {
@@ -128,12 +132,17 @@ func decodeIDColumn(p *pages, l *leaf, buf *[]byte) (c ids, err error) {
 		if err := decodePlain64(c.values, raw); err != nil {
 			return c, err
 		}
-		c.runs, err = decodeCodes(p, l, len(c.values), buf)
+		c.runs, err = decodeCodes(p, l, len(c.values), want, buf)
 		return c, err
 	}
 	var page []int64
 	for i := range p.data {
-		if page, err = p.data[i].longs(page, l, buf); err != nil {
+		d := &p.data[i]
+		if !wanted(&want, d.first, d.first+int(d.values)) {
+			c.runs = appendRun(c.runs, int(d.values), skippedCode)
+			continue
+		}
+		if page, err = d.longs(page, l, buf); err != nil {
 			return c, err
 		}
 		for _, v := range page {
@@ -234,6 +243,13 @@ func (p *pager) optional(page *dataPage, start func(values []byte, present int) 
 	p.buf = raw
 	n := int(page.values)
 	p.null = grow(p.null, n)
+	if p.leaf.maxDef == 0 {
+		clear(p.null)
+		if err := start(values, n); err != nil {
+			return err
+		}
+		return present(0, n)
+	}
 	at, count := 0, 0
 	err = levels(defs, bitsFor(p.leaf.maxDef), p.leaf.maxDef, n, func(level int16, k int) error {
 		for i := at; i < at+k; i++ {

@@ -46,6 +46,43 @@ func (h *hybrid) next(limit int) (value uint32, n int, err error) {
 	return h.value, n, nil
 }
 
+// appendRuns reads n dictionary codes below entries and appends them as runs.
+func (h *hybrid) appendRuns(runs []run, n, entries int) ([]run, error) {
+	for n > 0 {
+		if h.left == 0 {
+			if err := h.header(); err != nil {
+				return nil, err
+			}
+		}
+		k := min(n, h.left)
+		h.left -= k
+		n -= k
+		if !h.packed {
+			if h.value >= uint32(entries) {
+				return nil, fmt.Errorf("%w: code %d in a dictionary of %d", ErrCorrupt, h.value, entries)
+			}
+			runs = appendRun(runs, k, int32(h.value))
+			continue
+		}
+		for k > 0 {
+			v, same := h.unpack(), 1
+			if v >= uint32(entries) {
+				return nil, fmt.Errorf("%w: code %d in a dictionary of %d", ErrCorrupt, v, entries)
+			}
+			for k--; k > 0; k-- {
+				bit := h.bit
+				if h.unpack() != v {
+					h.bit = bit
+					break
+				}
+				same++
+			}
+			runs = appendRun(runs, same, int32(v))
+		}
+	}
+	return runs, nil
+}
+
 func (h *hybrid) header() error {
 	head, n := binary.Uvarint(h.data)
 	if n <= 0 || head>>1 == 0 || head>>1 > math.MaxInt32/8 {

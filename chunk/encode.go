@@ -3,6 +3,7 @@ package chunk
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"unicode/utf8"
@@ -71,8 +72,7 @@ type Encoded struct {
 	// Stats are the statistics for the add action.
 	Stats action.Stats
 
-	columns  map[string]string // label → column, as encoded
-	overflow []string          // labels in the overflow map, sorted
+	columns map[string]string // label → column, as encoded
 }
 
 // Fits reports whether the file may be added under a newer schema: each of
@@ -96,7 +96,8 @@ func (e *Encoded) Fits(l *Layout) bool {
 // ErrInvalidInput, or are those of the sequence.
 func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded, error) {
 	var all []Series
-	var c contents
+	var c Contents
+	var shape []string
 	seen := map[string]bool{}
 	for s, err := range in {
 		if err != nil {
@@ -106,23 +107,22 @@ func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded
 			continue
 		}
 		all = append(all, s)
+		k := 0
 		s.Labels.Range(func(l labels.Label) {
-			if l.Name != series.MetricName && !seen[l.Name] {
+			if k == len(shape) || shape[k] != l.Name {
+				shape = append(shape[:k], l.Name)
 				seen[l.Name] = true
-				c.labels = append(c.labels, l.Name)
 			}
+			k++
 		})
 		for i := range s.Samples {
-			c.nanos = c.nanos || s.Samples[i].Nanos != 0
-			c.histogram = c.histogram || s.Samples[i].Histogram != nil
+			c.Nanos = c.Nanos || s.Samples[i].Nanos != 0
+			c.Histograms = c.Histograms || s.Samples[i].Histogram != nil
 		}
 	}
-	for name := range seen {
-		if _, ok := layout.Column(name); !ok {
-			c.overflow = true
-		}
-	}
-	e := newEncoder(opts, layout, c)
+	delete(seen, series.MetricName)
+	c.Labels = slices.Collect(maps.Keys(seen))
+	e := NewEncoder(opts, layout, c)
 	for i := range all {
 		if err := e.Add(all[i]); err != nil {
 			return nil, err
@@ -131,12 +131,22 @@ func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded
 	return e.Finish()
 }
 
-// contents tells which of the columns that may be left out a file has.
-type contents struct {
-	labels    []string
-	nanos     bool
-	histogram bool
-	overflow  bool
+// Contents tells what a file may hold. Columns of what it does not are left
+// out; anything that was not announced is refused.
+type Contents struct {
+	// Labels are the names of labels; which of them have a column is the
+	// layout's to say. The metric name need not be among them.
+	Labels     []string
+	Nanos      bool
+	Histograms bool
+}
+
+// Union holds what either holds.
+func (c Contents) Union(o Contents) Contents {
+	return Contents{
+		Labels: slices.Compact(slices.Sorted(slices.Values(slices.Concat(c.Labels, o.Labels)))),
+		Nanos:  c.Nanos || o.Nanos, Histograms: c.Histograms || o.Histograms,
+	}
 }
 
 // Encoder writes one file, a row group at a time, for inputs that do not fit
@@ -144,9 +154,11 @@ type contents struct {
 type Encoder struct {
 	opts    Options
 	layout  *Layout
-	has     contents
+	has     fileColumns
 	columns []*labelColumn
 	byLabel map[string]*labelColumn
+	// overflow holds the announced labels without a column: true.
+	overflow map[string]bool
 	// shape is the columns of the labels of the series before, in order:
 	// neighbours nearly always have the same label names.
 	shape []shapeEntry
@@ -157,7 +169,6 @@ type Encoder struct {
 	summary      summary
 	last         Series
 	lastName     string
-	overflowed   map[string]bool
 	out          *fileWriter
 	err          error // the first failure, which ends the encoder
 }
@@ -186,25 +197,22 @@ type segment struct {
 	overflow []labels.Label
 }
 
-// NewEncoder starts a file that may hold the given labels. It writes every
-// column, empty or not, of those labels and of the fixed ones.
-func NewEncoder(opts Options, layout *Layout, labelNames []string) *Encoder {
-	return newEncoder(opts, layout, contents{
-		labels: slices.Clone(labelNames), nanos: true, histogram: true, overflow: true,
-	})
-}
-
-func newEncoder(opts Options, layout *Layout, has contents) *Encoder {
+// NewEncoder starts a file that may hold the given contents.
+func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 	opts.EnsureDefaults()
 	e := &Encoder{
-		opts: opts, layout: layout, has: has,
-		byLabel:    map[string]*labelColumn{},
-		overflowed: map[string]bool{},
+		opts: opts, layout: layout,
+		byLabel:  map[string]*labelColumn{},
+		overflow: map[string]bool{},
 	}
-	slices.Sort(has.labels)
-	for _, label := range slices.Compact(has.labels) {
+	has = has.Union(Contents{}) // sorted, and not the caller's
+	for _, label := range has.Labels {
 		column, ok := layout.Column(label)
+		if label == series.MetricName {
+			continue
+		}
 		if !ok {
+			e.overflow[label] = true
 			continue
 		}
 		c := &labelColumn{label: label, column: column, dict: map[string]int32{}, lastCode: -1}
@@ -212,8 +220,13 @@ func newEncoder(opts Options, layout *Layout, has contents) *Encoder {
 		e.columns = append(e.columns, c)
 		e.byLabel[label] = c
 	}
+	e.has = fileColumns{nanos: has.Nanos, histogram: has.Histograms, overflow: len(e.overflow) > 0}
 	return e
 }
+
+// fileColumns tells which of the fixed columns that may be left out a file
+// has.
+type fileColumns struct{ nanos, histogram, overflow bool }
 
 // Rows is the number of rows added so far.
 func (e *Encoder) Rows() int64 { return e.summary.rows }
@@ -292,17 +305,11 @@ func (e *Encoder) check(name string, s Series) error {
 	if series.IDOf(s.Labels) != s.ID {
 		return fmt.Errorf("%w: ID %d is not that of %s", ErrInvalidInput, s.ID, s.Labels)
 	}
-	var bad error
+	if !utf8.ValidString(name) {
+		return badValue(series.MetricName, name)
+	}
 	if n := s.Labels.ByteSize(); n > maxValueBytes {
 		return fmt.Errorf("%w: %w: label set of %d bytes", ErrInvalidInput, series.ErrInvalidLabel, n)
-	}
-	s.Labels.Range(func(l labels.Label) {
-		if l.Value == "" || !utf8.ValidString(l.Name) || !utf8.ValidString(l.Value) {
-			bad = fmt.Errorf("%w: %w: %q=%q", ErrInvalidInput, series.ErrInvalidLabel, l.Name, l.Value)
-		}
-	})
-	if bad != nil {
-		return bad
 	}
 	for i := range s.Samples {
 		if p := &s.Samples[i]; p.Nanos > maxNanos || len(p.Histogram) > maxValueBytes {
@@ -366,8 +373,12 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 		}
 		if k == len(e.shape) || e.shape[k].name != l.Name {
 			column := e.byLabel[l.Name]
-			if _, ok := e.layout.columns[l.Name]; ok != (column != nil) {
+			if column == nil && !e.overflow[l.Name] {
 				bad = fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, l.Name)
+				return
+			}
+			if !utf8.ValidString(l.Name) {
+				bad = fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, l.Name)
 				return
 			}
 			e.shape = append(e.shape[:k], shapeEntry{l.Name, column})
@@ -375,19 +386,22 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 		c := e.shape[k].column
 		k++
 		if c == nil {
+			if l.Value == "" || !utf8.ValidString(l.Value) {
+				bad = badValue(l.Name, l.Value)
+				return
+			}
 			seg.overflow = append(seg.overflow, l)
-			e.overflowed[l.Name] = true
 			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
 			return
 		}
-		c.codes[at] = c.code(l.Value)
+		var err error
+		if c.codes[at], err = c.code(l.Value); err != nil {
+			bad = err
+			return
+		}
 		c.summary.rows += int64(len(samples))
-		c.summary.bounds.add(l.Value)
 		e.pendingBytes += len(l.Value)
 	})
-	if bad == nil && len(seg.overflow) > 0 && !e.has.overflow {
-		bad = fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, seg.overflow[0].Name)
-	}
 	if bad != nil {
 		return bad
 	}
@@ -400,18 +414,27 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 	return nil
 }
 
-func (c *labelColumn) code(value string) int32 {
+func badValue(name, value string) error {
+	return fmt.Errorf("%w: %w: %q=%q", ErrInvalidInput, series.ErrInvalidLabel, name, value)
+}
+
+// code returns the code of a value, a new one if need be.
+func (c *labelColumn) code(value string) (int32, error) {
 	if c.lastCode >= 0 && c.lastValue == value {
-		return c.lastCode
+		return c.lastCode, nil
 	}
 	code, ok := c.dict[value]
 	if !ok {
+		if value == "" || !utf8.ValidString(value) {
+			return 0, badValue(c.label, value)
+		}
+		c.summary.bounds.add(value)
 		code = int32(len(c.values))
 		c.dict[value] = code
 		c.values = append(c.values, value)
 	}
 	c.lastValue, c.lastCode = value, code
-	return code
+	return code, nil
 }
 
 // flush writes the pending rows as a row group.
@@ -456,22 +479,18 @@ func (e *Encoder) Finish() (*Encoded, error) {
 		Keys:   keyRangeOf(e.summary.names.min, e.summary.first, e.summary.names.max, e.summary.last),
 		Labels: map[string]Bounds{}, columns: map[string]string{},
 	}
-	names := map[string]string{}
+	in := info{Labels: map[string]string{}, Overflow: slices.Sorted(maps.Keys(e.overflow))}
 	for _, c := range e.columns {
-		names[c.column] = c.label
+		in.Labels[c.column] = c.label
 		out.columns[c.label] = c.column
 		if b := &c.summary.bounds; b.set {
 			out.Labels[c.label] = Bounds{Min: b.min, Max: b.max, Rows: c.summary.rows}
 		}
 		e.summary.labels = append(e.summary.labels, c.summary)
 	}
-	for name := range e.overflowed {
-		out.overflow = append(out.overflow, name)
-	}
-	slices.Sort(out.overflow)
 	out.Stats = e.summary.stats(e.layout)
 	var err error
-	if out.Data, err = e.out.finish(names); err != nil {
+	if out.Data, err = e.out.finish(in); err != nil {
 		return nil, fmt.Errorf("finish file: %w", err)
 	}
 	return out, nil

@@ -24,8 +24,8 @@ type File struct {
 	groups []RowGroup
 
 	labelNames []string // with a column, sorted
-	overflow   bool
-	leaves     []leaf // columns in the order of the file
+	overflow   []string // labels that may be in the map, sorted
+	leaves     []leaf   // columns in the order of the file
 	byName     map[string]int
 }
 
@@ -56,7 +56,7 @@ type RowGroup struct {
 	Names  LabelBounds
 	Labels map[string]LabelBounds
 
-	overflow bool
+	overflow []string
 	span     span
 	columns  []columnChunk
 }
@@ -137,7 +137,7 @@ func (f *File) parse(footer []byte, bodyEnd int64) error {
 		return fmt.Errorf("%w: format %d", ErrUnsupported, in.Format)
 	}
 	f.rows = md.GetNumRows()
-	if err := f.parseSchema(md, in.Labels); err != nil {
+	if err := f.parseSchema(md, in); err != nil {
 		return err
 	}
 	groups := md.NumRowGroups()
@@ -165,22 +165,25 @@ var wantLeaf = map[string]leaf{
 	ColumnSeriesID:    {kind: parquet.Types.Int64},
 	ColumnTimestamp:   {kind: parquet.Types.Int64},
 	ColumnNanos:       {kind: parquet.Types.Int32, maxDef: 1},
-	ColumnValue:       {kind: parquet.Types.Double, maxDef: 1},
+	ColumnValue:       {kind: parquet.Types.Double},
 	ColumnHistogram:   {kind: parquet.Types.ByteArray, maxDef: 1},
 	overflowKeyPath:   {kind: parquet.Types.ByteArray, maxDef: overflowEntryDef, maxRep: 1},
 	overflowValuePath: {kind: parquet.Types.ByteArray, maxDef: overflowValueDef, maxRep: 1},
 }
 
-func (f *File) parseSchema(md *metadata.FileMetaData, labelOf map[string]string) error {
+func (f *File) parseSchema(md *metadata.FileMetaData, in info) error {
 	seen := map[string]bool{}
 	for i := range md.Schema.NumColumns() {
 		c := md.Schema.Column(i)
 		l := leaf{path: c.Path(), kind: c.PhysicalType(), maxDef: c.MaxDefinitionLevel(), maxRep: c.MaxRepetitionLevel()}
 		want, ok := wantLeaf[l.path]
+		if l.path == ColumnValue {
+			want.maxDef = min(l.maxDef, 1) // required where no histogram is
+		}
 		if len(c.ColumnPath()) == 1 {
 			// A label may be called as a leaf of the map: the path alone
 			// does not tell.
-			if label, is := labelOf[l.path]; is {
+			if label, is := in.Labels[l.path]; is {
 				if label == "" || label == series.MetricName || seen[label] {
 					return fmt.Errorf("%w: column %q carries label %q", ErrCorrupt, l.path, label)
 				}
@@ -210,10 +213,15 @@ func (f *File) parseSchema(md *metadata.FileMetaData, labelOf map[string]string)
 	}
 	_, key := f.byName[overflowKeyPath]
 	_, value := f.byName[overflowValuePath]
-	if key != value || len(f.labelNames) != len(labelOf) {
+	if key != value || key != (len(in.Overflow) > 0) || len(f.labelNames) != len(in.Labels) {
 		return fmt.Errorf("%w: columns do not match the labels", ErrCorrupt)
 	}
-	f.overflow = key
+	for i, label := range in.Overflow {
+		if seen[label] || label == "" || label == series.MetricName || i > 0 && label <= in.Overflow[i-1] {
+			return fmt.Errorf("%w: label %q in the overflow map", ErrCorrupt, label)
+		}
+	}
+	f.overflow = in.Overflow
 	slices.Sort(f.labelNames)
 	return nil
 }
@@ -318,9 +326,13 @@ func (f *File) Rows() int64 { return f.rows }
 // read-only.
 func (f *File) RowGroups() []RowGroup { return f.groups }
 
-// Labels lists the labels that have a column in the file, sorted. Others may
-// be in the overflow map.
-func (f *File) Labels() []string { return slices.Clone(f.labelNames) }
+// Contents tells what the file may hold; its labels are complete, those of
+// the overflow map included.
+func (f *File) Contents() Contents {
+	_, nanos := f.byName[ColumnNanos]
+	_, histograms := f.byName[ColumnHistogram]
+	return Contents{Labels: slices.Concat(f.labelNames, f.overflow), Nanos: nanos, Histograms: histograms}
+}
 
 // MayMatch reports whether the row group may hold a row that the selector
 // picks; false is certain.
@@ -342,9 +354,10 @@ func (g *RowGroup) mayMatch(m *labels.Matcher) bool {
 	case m.Name == series.MetricName:
 		b = g.Names
 	case ok:
-	case g.overflow:
-		return true // it may be in the map
 	default:
+		if _, in := slices.BinarySearch(g.overflow, m.Name); in {
+			return true
+		}
 		return m.Matches("")
 	}
 	if b.Absent > 0 && m.Matches("") {

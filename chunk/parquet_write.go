@@ -36,7 +36,7 @@ const (
 
 // parquetSchema is the file's schema: the columns in the order that the
 // package comment states.
-func parquetSchema(has contents, labelColumns []*labelColumn) *schema.GroupNode {
+func parquetSchema(has fileColumns, labelColumns []*labelColumn) *schema.GroupNode {
 	var nodes schema.FieldList
 	text := schema.StringLogicalType{}
 	add := func(n schema.Node, err error) {
@@ -69,7 +69,11 @@ func parquetSchema(has contents, labelColumns []*labelColumn) *schema.GroupNode 
 	if has.nanos {
 		leaf(ColumnNanos, parquet.Repetitions.Optional, parquet.Types.Int32)
 	}
-	leaf(ColumnValue, parquet.Repetitions.Optional, parquet.Types.Double)
+	value := parquet.Repetitions.Required
+	if has.histogram {
+		value = parquet.Repetitions.Optional
+	}
+	leaf(ColumnValue, value, parquet.Types.Double)
 	if has.histogram {
 		leaf(ColumnHistogram, parquet.Repetitions.Optional, parquet.Types.ByteArray)
 	}
@@ -93,7 +97,7 @@ func (s *sink) Write(p []byte) (int, error) {
 // supplies the statistics that arrow-go leaves out for such columns.
 type fileWriter struct {
 	opts   Options
-	has    contents
+	has    fileColumns
 	labels []*labelColumn
 	delta  bool // series_id is delta-coded
 	sink   *sink
@@ -108,7 +112,7 @@ type fileWriter struct {
 	blobs  []parquet.ByteArray
 }
 
-func newFileWriter(opts Options, has contents, labelColumns []*labelColumn, deltaIDs bool) *fileWriter {
+func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) *fileWriter {
 	value := parquet.Encodings.Plain
 	if opts.SplitValues {
 		value = parquet.Encodings.ByteStreamSplit
@@ -422,6 +426,19 @@ func (f *fileWriter) writeNanos(cw file.ColumnChunkWriter, segs []segment) error
 func (f *fileWriter) writeValues(cw file.ColumnChunkWriter, segs []segment) error {
 	w := cw.(*file.Float64ColumnChunkWriter)
 	f.floats, f.defs = f.floats[:0], f.defs[:0]
+	if !f.has.histogram {
+		return f.pages(segs, func(seg, lo, hi, _ int) {
+			for k := lo; k < hi; k++ {
+				f.floats = append(f.floats, segs[seg].samples[k].Value)
+			}
+		}, func(int) error {
+			if _, err := w.WriteBatch(f.floats, nil, nil); err != nil {
+				return err
+			}
+			f.floats = f.floats[:0]
+			return flushPage(cw)
+		})
+	}
 	return f.pages(segs, func(seg, lo, hi, _ int) {
 		for k := lo; k < hi; k++ {
 			p := &segs[seg].samples[k]
@@ -520,12 +537,12 @@ func (f *fileWriter) writeOverflow(cw file.ColumnChunkWriter, segs []segment, ke
 }
 
 // finish writes sums, footer and seal, and returns the whole file.
-func (f *fileWriter) finish(names map[string]string) ([]byte, error) {
+func (f *fileWriter) finish(in info) ([]byte, error) {
 	md, err := f.w.FileMetadata()
 	if err != nil {
 		return nil, err
 	}
-	var sums []byte
+	in.Format = formatVersion
 	for i := range md.NumRowGroups() {
 		rg := md.RowGroup(i)
 		for j := range rg.NumColumns() {
@@ -537,10 +554,10 @@ func (f *fileWriter) finish(names map[string]string) ([]byte, error) {
 			if c.HasDictionaryPage() {
 				start = c.DictionaryPageOffset()
 			}
-			sums = binary.LittleEndian.AppendUint64(sums, xxhash.Sum64(f.sink.data[start:start+c.TotalCompressedSize()]))
+			in.Sums = binary.LittleEndian.AppendUint64(in.Sums, xxhash.Sum64(f.sink.data[start:start+c.TotalCompressedSize()]))
 		}
 	}
-	text, err := json.Marshal(info{Format: formatVersion, Labels: names, Sums: sums})
+	text, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -249,7 +250,7 @@ type labelRuns struct {
 
 // seek moves to the run that covers row; rows ascend.
 func (c *labelRuns) seek(row int) *run {
-	for c.runs[c.at].end <= row {
+	for int(c.runs[c.at].end) <= row {
 		c.at++
 	}
 	return &c.runs[c.at]
@@ -263,13 +264,13 @@ func (c *labelRuns) value() string {
 	return ""
 }
 
-func (d *decoder) texts(rg *RowGroup, name string, column int, read *blocks) (*labelRuns, error) {
+func (d *decoder) texts(rg *RowGroup, name string, column int, read *blocks, want []rows) (*labelRuns, error) {
 	p, err := d.pagesOf(rg, column, read)
 	if err != nil {
 		return nil, err
 	}
 	l := &d.file.leaves[column]
-	t, err := decodeTextColumn(&p, l, &d.buf)
+	t, err := decodeTextColumn(&p, l, want, &d.buf)
 	if err != nil {
 		return nil, fmt.Errorf("column %q: %w", l.path, err)
 	}
@@ -281,11 +282,12 @@ func (d *decoder) identify(rg *RowGroup, read *blocks) ([]match, error) {
 	f := d.file
 	columns := make([]*labelRuns, 0, len(f.labelNames)+1) // sorted by label
 	byLabel := map[string]*labelRuns{}
+	candidates := []rows{{0, int(rg.Rows)}}
 	add := func(name string, column int) error {
 		if byLabel[name] != nil {
 			return nil
 		}
-		c, err := d.texts(rg, name, column, read)
+		c, err := d.texts(rg, name, column, read, candidates)
 		if err == nil {
 			byLabel[name] = c
 		}
@@ -298,10 +300,14 @@ func (d *decoder) identify(rg *RowGroup, read *blocks) ([]match, error) {
 		i, ok := f.byName[labelKey(label)]
 		return i, ok
 	}
-	// The columns that matchers name decide whether the others are decoded.
-	var direct []matcherRuns
+	// The columns that matchers name decide which rows of the others are
+	// decoded; the metric name first, since it cuts the most.
+	matchers := slices.Clone(d.sel.Matchers)
+	slices.SortStableFunc(matchers, func(a, b *labels.Matcher) int {
+		return cmp.Compare(b2i(b.Name == series.MetricName), b2i(a.Name == series.MetricName))
+	})
 	var rest []*labels.Matcher // on labels without a column
-	for _, m := range d.sel.Matchers {
+	for _, m := range matchers {
 		column, ok := columnOf(m.Name)
 		if !ok {
 			rest = append(rest, m)
@@ -310,20 +316,15 @@ func (d *decoder) identify(rg *RowGroup, read *blocks) ([]match, error) {
 		if err := add(m.Name, column); err != nil {
 			return nil, err
 		}
-		direct = append(direct, evaluate(m, byLabel[m.Name].texts))
-	}
-	candidates := intersect(direct, int(rg.Rows))
-	if len(candidates) == 0 {
-		return nil, nil
-	}
-	if !f.overflow {
-		for _, m := range rest {
-			if !m.Matches("") {
-				return nil, nil
-			}
+		candidates = intersect(candidates, evaluate(m, byLabel[m.Name].texts))
+		if len(candidates) == 0 {
+			return nil, nil
 		}
-		rest = nil
 	}
+	rest = slices.DeleteFunc(rest, func(m *labels.Matcher) bool {
+		_, in := slices.BinarySearch(f.overflow, m.Name)
+		return !in // MayMatch has asked whether it accepts the label's absence
+	})
 	names := append(slices.Clone(f.labelNames), series.MetricName)
 	slices.Sort(names)
 	for _, name := range names {
@@ -338,12 +339,12 @@ func (d *decoder) identify(rg *RowGroup, read *blocks) ([]match, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := decodeIDColumn(&p, &f.leaves[idColumn], &d.buf)
+	id, err := decodeIDColumn(&p, &f.leaves[idColumn], candidates, &d.buf)
 	if err != nil {
 		return nil, fmt.Errorf("column %q: %w", ColumnSeriesID, err)
 	}
 	var over *overflow
-	if f.overflow {
+	if len(f.overflow) > 0 {
 		if over, err = d.overflow(rg, read); err != nil {
 			return nil, fmt.Errorf("column %q: %w", ColumnOverflow, err)
 		}
@@ -369,73 +370,76 @@ func (d *decoder) overflow(rg *RowGroup, read *blocks) (*overflow, error) {
 // rows is a range of row numbers, end not included.
 type rows struct{ start, end int }
 
-// matcherRuns are the rows where one matcher holds.
-type matcherRuns []rows
-
-// evaluate runs a matcher once on each value that occurs.
-func evaluate(m *labels.Matcher, t texts) matcherRuns {
+// evaluate returns the rows where a matcher holds; it asks the matcher once
+// for each value that occurs.
+func evaluate(m *labels.Matcher, t texts) []rows {
 	const (
 		unknown = iota
 		yes
 		no
 	)
 	verdicts := make([]byte, len(t.dict)+1) // the first is for null
-	var out matcherRuns
+	var out []rows
 	start := 0
 	for _, r := range t.runs {
-		v := &verdicts[r.code+1]
-		if *v == unknown {
-			value := ""
-			if r.code >= 0 {
-				value = t.dict[r.code]
+		if r.code != skippedCode {
+			v := &verdicts[r.code+1]
+			if *v == unknown {
+				value := ""
+				if r.code >= 0 {
+					value = t.dict[r.code]
+				}
+				*v = no
+				if m.Matches(value) {
+					*v = yes
+				}
 			}
-			*v = no
-			if m.Matches(value) {
-				*v = yes
+			if *v == yes {
+				if n := len(out); n > 0 && out[n-1].end == start {
+					out[n-1].end = int(r.end)
+				} else {
+					out = append(out, rows{start, int(r.end)})
+				}
 			}
 		}
-		if *v == yes {
-			if n := len(out); n > 0 && out[n-1].end == start {
-				out[n-1].end = r.end
-			} else {
-				out = append(out, rows{start, r.end})
-			}
-		}
-		start = r.end
+		start = int(r.end)
 	}
 	return out
 }
 
-// intersect returns the rows that are in every list, of all n rows.
-func intersect(lists []matcherRuns, n int) []rows {
-	out := []rows{{0, n}}
-	for _, list := range lists {
-		var both []rows
-		for i, j := 0, 0; i < len(out) && j < len(list); {
-			start, end := max(out[i].start, list[j].start), min(out[i].end, list[j].end)
-			if start < end {
-				both = append(both, rows{start, end})
-			}
-			if out[i].end < list[j].end {
-				i++
-			} else {
-				j++
-			}
+// intersect returns the rows that are in both lists.
+func intersect(a, b []rows) []rows {
+	var both []rows
+	for len(a) > 0 && len(b) > 0 {
+		start, end := max(a[0].start, b[0].start), min(a[0].end, b[0].end)
+		if start < end {
+			both = append(both, rows{start, end})
 		}
-		out = both
+		if a[0].end < b[0].end {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
 	}
-	return out
+	return both
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // sweep walks the candidate rows from one change of any identifying column to
 // the next: each stretch is one series.
 func (d *decoder) sweep(n int, candidates []rows, columns []*labelRuns, id *ids, over *overflow, rest []*labels.Matcher) ([]match, error) {
 	for _, c := range columns {
-		if k := len(c.runs); k == 0 || c.runs[k-1].end != n {
+		if k := len(c.runs); k == 0 || int(c.runs[k-1].end) != n {
 			return nil, fmt.Errorf("%w: label %q does not cover all rows", ErrCorrupt, c.name)
 		}
 	}
-	if k := len(id.runs); k == 0 || id.runs[k-1].end != n {
+	if k := len(id.runs); k == 0 || int(id.runs[k-1].end) != n {
 		return nil, fmt.Errorf("%w: series_id does not cover all rows", ErrCorrupt)
 	}
 	// Overflow runs and IDs step like the labels do.
@@ -448,15 +452,15 @@ func (d *decoder) sweep(n int, candidates []rows, columns []*labelRuns, id *ids,
 	for _, c := range candidates {
 		for row := c.start; row < c.end; {
 			r := idRuns.seek(row)
-			end := min(c.end, r.end)
+			end := min(c.end, int(r.end))
 			key := series.ID(id.values[r.code])
 			for _, col := range columns {
-				end = min(end, col.seek(row).end)
+				end = min(end, int(col.seek(row).end))
 			}
 			first := 0
 			if over != nil {
 				r := overRuns.seek(row)
-				end = min(end, r.end)
+				end = min(end, int(r.end))
 				first = int(r.code)
 			}
 			ok := true
