@@ -295,7 +295,7 @@ func TestETagsNeverRepeat(t *testing.T) {
 			}
 			seen := map[storage.ETag]int{}
 			last := put(t, s, "k", "same")
-			for i := range 200 {
+			for i := range 100 {
 				if j, ok := seen[last.ETag]; ok {
 					t.Fatalf("state %d has the ETag %s of state %d", i, last.ETag, j)
 				}
@@ -316,7 +316,7 @@ func TestETagsNeverRepeat(t *testing.T) {
 	t.Run("deleted between", func(t *testing.T) {
 		s := newStore(t, t.TempDir())
 		seen := map[storage.ETag]bool{}
-		for range 200 {
+		for range 100 {
 			info, err := s.PutIfAbsent(t.Context(), "k", []byte("same"))
 			if err != nil {
 				t.Fatal(err)

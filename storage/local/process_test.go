@@ -104,8 +104,8 @@ func child(ctx context.Context, task []string) error {
 
 const (
 	processes = 4
-	claims    = 60
-	counts    = 60
+	claims    = 40
+	counts    = 25
 )
 
 // claim tries for every slot, as fast as it can, and prints those it won.

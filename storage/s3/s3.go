@@ -30,6 +30,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 
 	"cardinalsin/storage"
 )
@@ -137,7 +138,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		o.UsePathStyle = opts.PathStyle
 		o.HTTPClient = sender
 		o.Retryer = aws.NopRetryer{}
-		o.RetryMaxAttempts = 0 // would wrap the Retryer
+		o.RetryMaxAttempts = 0   // would wrap the Retryer
+		o.Logger = logging.Nop{} // what matters is in the errors
 		// Many servers know no trailing checksums; TLS and the signature of
 		// the payload guard the bytes.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
@@ -270,7 +272,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.ReadSeeker) (storag
 	if err != nil {
 		return storage.ObjectInfo{}, fmt.Errorf("put %q: rewind body: %w", key, err)
 	}
-	info, err := s.put(ctx, storage.OpPut, key, size, &s3.PutObjectInput{Body: body})
+	info, err := s.put(ctx, storage.OpPut, key, size, body, &s3.PutObjectInput{})
 	if err != nil {
 		return storage.ObjectInfo{}, fmt.Errorf("put %q: %w", key, err)
 	}
@@ -279,10 +281,8 @@ func (s *Store) Put(ctx context.Context, key string, body io.ReadSeeker) (storag
 
 // PutIfAbsent implements storage.Store.
 func (s *Store) PutIfAbsent(ctx context.Context, key string, data []byte) (storage.ObjectInfo, error) {
-	info, err := s.put(ctx, storage.OpPutIfAbsent, key, int64(len(data)), &s3.PutObjectInput{
-		Body:        bytes.NewReader(data),
-		IfNoneMatch: aws.String("*"),
-	})
+	in := &s3.PutObjectInput{IfNoneMatch: aws.String("*")}
+	info, err := s.put(ctx, storage.OpPutIfAbsent, key, int64(len(data)), bytes.NewReader(data), in)
 	if err != nil {
 		return storage.ObjectInfo{}, fmt.Errorf("put %q if absent: %w", key, err)
 	}
@@ -307,20 +307,18 @@ func (s *Store) putIfMatch(ctx context.Context, key string, data []byte, etag st
 	if etag == "" || strings.ContainsAny(string(etag), "*, \t\r\n") {
 		return storage.ObjectInfo{}, storage.ErrPreconditionFailed
 	}
-	return s.put(ctx, storage.OpPutIfMatch, key, int64(len(data)), &s3.PutObjectInput{
-		Body:    bytes.NewReader(data),
-		IfMatch: aws.String(string(etag)),
-	})
+	in := &s3.PutObjectInput{IfMatch: aws.String(string(etag))}
+	return s.put(ctx, storage.OpPutIfMatch, key, int64(len(data)), bytes.NewReader(data), in)
 }
 
-// put sends one PutObject.
-func (s *Store) put(ctx context.Context, op storage.Op, key string, size int64, in *s3.PutObjectInput) (storage.ObjectInfo, error) {
+// put sends one PutObject, with the conditions that are in it.
+func (s *Store) put(ctx context.Context, op storage.Op, key string, size int64, body io.ReadSeeker, in *s3.PutObjectInput) (storage.ObjectInfo, error) {
 	if err := check(ctx, key); err != nil {
 		return storage.ObjectInfo{}, err
 	}
-	in.Bucket, in.Key, in.ContentLength = &s.bucket, aws.String(s.prefix+key), aws.Int64(size)
 	c := s.begin(ctx, op)
 	defer c.end()
+	in.Bucket, in.Key, in.ContentLength, in.Body = &s.bucket, aws.String(s.prefix+key), &size, c.upload(body)
 	out, err := s.client.PutObject(c.ctx, in)
 	if err != nil {
 		return storage.ObjectInfo{}, c.classify(err)

@@ -69,12 +69,8 @@ func (t *transport) Do(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return t.client.Do(req) // not one of ours, such as a session of S3 Express
 	}
-	if req.Body != nil && req.Body != http.NoBody {
-		req = req.WithContext(req.Context()) // a copy
-		req.Body = &progressing{ReadCloser: req.Body, call: c}
-	}
 	c.sent.Store(true)
-	sent := time.Now()
+	sent := present()
 	resp, err := t.client.Do(req)
 	if err != nil {
 		return resp, err
@@ -82,23 +78,35 @@ func (t *transport) Do(req *http.Request) (*http.Response, error) {
 	c.progress()
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		c.date.Store(&date)
-		t.clock.observe(date, sent, time.Now())
+		t.clock.observe(date, sent, present())
 	}
-	resp.Body = &progressing{ReadCloser: resp.Body, call: c}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{&progressing{resp.Body, c}, resp.Body}
 	return resp, nil
 }
 
+// progressing tells the call of each read.
 type progressing struct {
-	io.ReadCloser
+	io.Reader
 	call *call
 }
 
 func (p *progressing) Read(b []byte) (int, error) {
-	n, err := p.ReadCloser.Read(b)
+	n, err := p.Reader.Read(b)
 	if n > 0 {
 		p.call.progress()
 	}
 	return n, err
+}
+
+// upload is a body to send. It is read twice, since the SDK signs its hash.
+func (c *call) upload(body io.ReadSeeker) io.ReadSeeker {
+	return struct {
+		io.Reader
+		io.Seeker
+	}{&progressing{body, c}, body}
 }
 
 // classify types an error of the SDK for the call that it ended.
@@ -192,39 +200,47 @@ func (c *call) byStatus(status int, err error) error {
 type clock struct {
 	// mu guards all below.
 	mu     sync.Mutex
+	known  bool
 	server time.Time // the server's clock
-	local  time.Time // at this moment of ours, monotonic
+	local  instant   // at this moment of ours
 }
 
-// maxJump is how far the wall and the monotonic clock may part before the
-// monotonic one is believed to have stopped, as it does while a machine sleeps.
+// instant is one moment by both clocks of this machine.
+type instant struct{ monotonic, wall time.Time }
+
+func present() instant {
+	now := time.Now()
+	return instant{monotonic: now, wall: now.Round(0)}
+}
+
+// maxJump is how far the two may part before the monotonic clock is believed
+// to have stopped, as it does while a machine sleeps.
 const maxJump = 2 * time.Second
 
-func (c *clock) observe(date, sent, received time.Time) {
+func (c *clock) observe(date time.Time, sent, received instant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	estimate, ok := c.at(received)
-	switch latest := date.Add(time.Second + received.Sub(sent)); {
+	switch latest := date.Add(time.Second + received.monotonic.Sub(sent.monotonic)); {
 	case !ok || estimate.Before(date):
 		estimate = date
 	case estimate.After(latest):
 		estimate = latest
 	}
-	c.server, c.local = estimate, received
+	c.known, c.server, c.local = true, estimate, received
 }
 
 func (c *clock) now() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.at(time.Now())
+	return c.at(present())
 }
 
-// at is the estimate for a moment of the local clock; the caller holds mu.
-func (c *clock) at(local time.Time) (time.Time, bool) {
-	monotonic := local.Sub(c.local)
-	wall := local.Round(0).Sub(c.local.Round(0))
-	if c.local.IsZero() || (wall-monotonic).Abs() > maxJump {
+// at is the estimate for a moment of ours; the caller holds mu.
+func (c *clock) at(local instant) (time.Time, bool) {
+	passed := local.monotonic.Sub(c.local.monotonic)
+	if !c.known || (local.wall.Sub(c.local.wall)-passed).Abs() > maxJump {
 		return time.Time{}, false
 	}
-	return c.server.Add(monotonic), true
+	return c.server.Add(passed), true
 }
