@@ -153,9 +153,9 @@ func (r *segmentReader) skip(reason error, e *Entry) (int64, error) {
 	if _, err := r.file.ReadAt(b[:], at); err != nil {
 		return 0, err
 	}
-	f, _, err := parseFrameHeader(b[:])
-	if err != nil {
-		return 0, err
+	f, _, ok := parseFrameHeader(b[:])
+	if !ok {
+		return 0, fmt.Errorf("frame at offset %d changed while it was read", at)
 	}
 	r.seek(at)
 	r.sealed = false

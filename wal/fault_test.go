@@ -269,7 +269,7 @@ func TestReopenAfterFailedSync(t *testing.T) {
 	mustAppend(t, l, 1)
 	mustAppend(t, l, 2)
 	disk.failSync = true
-	if _, _, err := l.Append(testRecords(t, 3)); !errors.Is(err, ErrFailed) {
+	if _, _, err := l.Append(testRecords(t, 3, 1003, 1004)); !errors.Is(err, ErrFailed) {
 		t.Fatalf("error is %v", err)
 	}
 	mustClose(t, l)

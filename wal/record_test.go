@@ -245,7 +245,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"histogram beyond the end", codecNone, uv(int(flagHistograms), 0, 1, 0, 1, 0, eight, 5, "abc"), ErrCorrupt},
 		{"histogram of any length", codecNone, uv(int(flagHistograms), 0, 1, 0, 1, 0, eight, uint64(math.MaxUint64), "abc"), ErrCorrupt},
 		{"s2 that is not", codecS2, []byte{200, 1, 2, 3}, ErrCorrupt},
-		{"s2 bomb", codecS2, uv(MaxRecordBytes+1, "xxxx"), ErrCorrupt},
+		{"s2 bomb", codecS2, uv(1<<30, "xxxx"), ErrCorrupt},
 		{"s2 of any length", codecS2, uv(uint64(math.MaxUint64), "xxxx"), ErrCorrupt},
 		{"payload above the bound", codecNone, make([]byte, MaxRecordBytes+1), ErrCorrupt},
 	} {

@@ -115,12 +115,12 @@ func frameChecksum(b []byte, seed uint32) uint32 {
 	return crc32.Update(crc32.Update(seed, castagnoli, b[:4]), castagnoli, b[8:])
 }
 
-// parseFrameHeader reads the fixed fields; b has frameHeaderBytes or more. The
-// length of the payload is within bounds, the rest is not checked.
-func parseFrameHeader(b []byte) (f frame, payloadBytes int, err error) {
+// parseFrameHeader reads the fixed fields; b has frameHeaderBytes or more. ok
+// is false when the length is out of bounds; the rest is not checked.
+func parseFrameHeader(b []byte) (f frame, payloadBytes int, ok bool) {
 	n := binary.LittleEndian.Uint32(b)
 	if n < frameFixedBytes || n > frameFixedBytes+MaxRecordBytes {
-		return frame{}, 0, fmt.Errorf("%w: frame length %d", ErrCorrupt, n)
+		return frame{}, 0, false
 	}
 	f = frame{
 		kind:     b[8],
@@ -128,7 +128,7 @@ func parseFrameHeader(b []byte) (f frame, payloadBytes int, err error) {
 		sequence: Sequence(binary.LittleEndian.Uint64(b[10:])),
 		synced:   int64(binary.LittleEndian.Uint64(b[18:])),
 	}
-	return f, int(n) - frameFixedBytes, nil
+	return f, int(n) - frameFixedBytes, true
 }
 
 // segmentReader reads the frames of one segment in order. Its errors are
@@ -181,7 +181,7 @@ func (r *segmentReader) seek(offset int64) {
 	r.offset = offset
 	section := io.NewSectionReader(r.file, offset, r.size-offset)
 	if r.buffered == nil {
-		r.buffered = bufio.NewReaderSize(section, 256<<10)
+		r.buffered = bufio.NewReaderSize(section, int(min(256<<10, r.size)))
 		return
 	}
 	r.buffered.Reset(section)
@@ -243,9 +243,9 @@ func (r *segmentReader) readIntact() (frame, error) {
 	if _, err := io.ReadFull(r.buffered, r.buf); err != nil {
 		return frame{}, readError(err)
 	}
-	f, n, err := parseFrameHeader(r.buf)
-	if err != nil {
-		return frame{}, err
+	f, n, ok := parseFrameHeader(r.buf)
+	if !ok {
+		return frame{}, fmt.Errorf("%w: frame length %d", ErrCorrupt, binary.LittleEndian.Uint32(r.buf))
 	}
 	if int64(n) > left-frameHeaderBytes {
 		return frame{}, fmt.Errorf("%w: %d of %d bytes of a payload", ErrCorrupt, left-frameHeaderBytes, n)
@@ -285,7 +285,8 @@ const scanBytes = 1 << 20
 // sequence and synced fields are so rarely plausible by chance that hardly any
 // checksum is computed in vain. The reader stays where it is.
 func (r *segmentReader) find(minSynced int64) (offset int64, found bool, err error) {
-	window := make([]byte, 0, scanBytes+frameHeaderBytes-1)
+	// Windows overlap by what a header at the end of one would lack.
+	window := make([]byte, 0, min(scanBytes+frameHeaderBytes-1, r.size-r.offset))
 	var whole []byte
 	for base := r.offset + 1; r.size-base >= frameHeaderBytes; base += scanBytes {
 		window = window[:min(int64(cap(window)), r.size-base)]
@@ -294,8 +295,8 @@ func (r *segmentReader) find(minSynced int64) (offset int64, found bool, err err
 		}
 		for i := 0; i+frameHeaderBytes <= len(window); i++ {
 			at := base + int64(i)
-			f, n, err := parseFrameHeader(window[i:])
-			if err != nil || int64(n) > r.size-at-frameHeaderBytes || !r.plausible(f, at, minSynced) {
+			f, n, ok := parseFrameHeader(window[i:])
+			if !ok || int64(n) > r.size-at-frameHeaderBytes || !r.plausible(f, at, minSynced) {
 				continue
 			}
 			whole = grow(whole[:0], frameHeaderBytes+n)

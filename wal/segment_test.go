@@ -46,9 +46,9 @@ func TestFormat(t *testing.T) {
 			if err != nil {
 				return err.Error()
 			}
-			f, n, err := parseFrameHeader(b)
-			if err != nil || n != len(b)-frameHeaderBytes || frameChecksum(b, h.seed()) != binary.LittleEndian.Uint32(b[4:]) {
-				return fmt.Sprintf("not an intact frame: %v", err)
+			f, n, ok := parseFrameHeader(b)
+			if !ok || n != len(b)-frameHeaderBytes || frameChecksum(b, h.seed()) != binary.LittleEndian.Uint32(b[4:]) {
+				return "not an intact frame"
 			}
 			got, err := decodePayload(f.codec, b[frameHeaderBytes:])
 			if err != nil {
