@@ -253,6 +253,10 @@ func (l *Log) Dir() string { return l.root + "/_delta_log" }
 // CommitKey is the key of a version's commit.
 func (l *Log) CommitKey(v action.Version) string { return l.Dir() + "/" + v.String() + ".json" }
 
+// Now reads the local clock that the log measures intervals by, such as the
+// age of uploads.
+func (l *Log) Now() time.Time { return l.opts.Now() }
+
 // elapsed is the time between two readings of the local clock: by the
 // monotonic clock or the wall clock, whichever says more, so that neither a
 // suspended machine nor a clock that is set back makes an interval shorter.

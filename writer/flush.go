@@ -142,7 +142,7 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 	if layout, err = grown(w.base.Schema(), columns); err != nil {
 		return nil, err
 	}
-	began := w.opts.Now()
+	began := w.log.Now()
 	files, err := w.upload(ctx, p, layout)
 	if err != nil {
 		return nil, err

@@ -119,8 +119,7 @@ type Options struct {
 	RetryMin, RetryMax time.Duration
 	// Chunk shapes the files.
 	Chunk chunk.Options
-	// Now is the local clock, the same that the table's log has; it only
-	// measures intervals. Default time.Now.
+	// Now is the local clock; it only measures intervals. Default time.Now.
 	Now func() time.Time
 	// Logger reports what Run tries again. Default discards.
 	Logger *slog.Logger
