@@ -396,3 +396,31 @@ func FuzzPinBody(f *testing.F) {
 		}
 	})
 }
+
+// A hold waits for the acknowledgement: while the put that lowers the pin is
+// on its way, nobody gets a hold that rests on it; while one raises it, nobody
+// gets a hold that rests on the old state.
+func TestHoldWaitsForTheAcknowledgement(t *testing.T) {
+	c := newClock()
+	f := fault.New(mem.New(mem.Options{Now: c.Now}))
+	p := NewPins(f, prefix, "me", Options{Now: c.Now})
+	seven, ten := hold(t, p, 7), hold(t, p, 10)
+	var early *Hold
+	f.Inject(fault.Fault{Op: storage.OpPutIfMatch, OnCall: func(context.Context, fault.Call) { early = p.tryHold(3) }})
+	hold(t, p, 3).Release()
+	if early != nil {
+		t.Error("a hold was given out before its pin was acknowledged")
+	}
+	seven.Release()
+	f.Inject(fault.Fault{Op: storage.OpPutIfMatch, OnCall: func(context.Context, fault.Call) { early = p.tryHold(7) }})
+	c.advance(TTL / 3)
+	if err := p.Renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if early != nil {
+		t.Error("a hold was given out on a pin that is being raised above it")
+	}
+	if err := ten.Check(); err != nil {
+		t.Fatal(err)
+	}
+}
