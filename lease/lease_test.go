@@ -413,7 +413,7 @@ func TestHoldWaitsForTheAcknowledgement(t *testing.T) {
 	}
 	seven.Release()
 	f.Inject(fault.Fault{Op: storage.OpPutIfMatch, OnCall: func(context.Context, fault.Call) { early = p.tryHold(7) }})
-	c.advance(TTL / 3)
+	c.advance(TTL/3 - TTL/12) // due, and still fresh
 	if err := p.Renew(t.Context()); err != nil {
 		t.Fatal(err)
 	}
