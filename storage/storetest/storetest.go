@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"RaceCounter", testRaceCounter},
 		{"RaceDelete", testRaceDelete},
 		{"PutsAreAtomic", testPutsAreAtomic},
+		{"Probe", testProbe},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -403,6 +404,21 @@ func storeNow(t *testing.T, s storage.Store) time.Time {
 		t.Fatalf("Now: %v", err)
 	}
 	return now
+}
+
+// A store that passes this suite passes the probe.
+func testProbe(t *testing.T, s storage.Store) {
+	report, err := storage.Probe(t.Context(), s, "t/table/")
+	if err != nil {
+		t.Error(err)
+	}
+	if report.Requests > 150 {
+		t.Errorf("%d requests", report.Requests)
+	}
+	for _, r := range report.Properties {
+		t.Logf("%-16s held=%v: %s", r.Property, r.Held, r.Detail)
+	}
+	wantKeys(t, s, "", "", nil)
 }
 
 // A context that has ended before the call: the call fails by the context's
