@@ -185,7 +185,9 @@ func TestRequirements(t *testing.T) {
 		{"same column, same type", column("string"), column("string"), nil},
 		{"same column, other type", column("string"), column("long"), txlog.ErrSchemaConflict},
 		{"column that clashes", column("string"), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), txlog.ErrSchemaConflict},
-		{"column that does not", write(func(tx *txlog.Transaction) { tx.AddColumns(action.Field{Name: "host", Type: action.PrimitiveType("string")}) }), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), nil},
+		{"column that does not", write(func(tx *txlog.Transaction) {
+			tx.AddColumns(action.Field{Name: "host", Type: action.PrimitiveType("string")})
+		}), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := mem.New(mem.Options{})
