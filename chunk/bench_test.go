@@ -82,7 +82,7 @@ func BenchmarkSelect(b *testing.B) {
 			name string
 			sel  series.Selector
 		}{
-			{"all", all},
+			{"all", everything},
 			{"metric", series.Selector{Range: series.AllTime, Matchers: []*labels.Matcher{name}}},
 			{"one", series.Selector{Range: series.AllTime, Matchers: []*labels.Matcher{name, labels.MustNewMatcher(labels.MatchEqual, "hostname", "host_7")}}},
 		} {

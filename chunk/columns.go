@@ -3,7 +3,6 @@ package chunk
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 )
 
 // run is rows up to end, not included, that hold one code.
@@ -447,8 +446,7 @@ func (o *overflow) same(a, b int) bool {
 		return false
 	}
 	for i := range x {
-		// One text may have several codes, see decodeRepeated.
-		if x[i] != y[i] && (o.keys[x[i].key] != o.keys[y[i].key] || o.values[x[i].value] != o.values[y[i].value]) {
+		if x[i] != y[i] {
 			return false
 		}
 	}
@@ -479,37 +477,12 @@ func decodeRepeated(p *pages, l *leaf, rows int, entryDef int16, dict *[]string,
 			return nil, nil, err
 		}
 		*buf = raw
-		var next func() (int32, error)
-		switch page.encoding {
-		case encodingRLEDict, encodingPlainDict:
-			h, err := codeReader(values)
-			if err != nil {
-				return nil, nil, err
-			}
-			limit := uint32(len(*dict))
-			next = func() (int32, error) {
-				v, _, err := h.next(1)
-				if err == nil && v >= limit {
-					err = fmt.Errorf("%w: code %d in a dictionary of %d", ErrCorrupt, v, limit)
-				}
-				return int32(v), err
-			}
-		case encodingPlain:
-			// The library stops filling a dictionary that grows too long.
-			next = func() (int32, error) {
-				v, rest, err := plainText(values)
-				if err != nil {
-					return 0, err
-				}
-				values = rest
-				*dict = append(*dict, string(v))
-				if len(*dict) > math.MaxInt32 {
-					return 0, fmt.Errorf("%w: too many values", ErrCorrupt)
-				}
-				return int32(len(*dict) - 1), nil
-			}
-		default:
+		if page.encoding != encodingRLEDict && page.encoding != encodingPlainDict {
 			return nil, nil, fmt.Errorf("%w: encoding %d in a map", ErrCorrupt, page.encoding)
+		}
+		h, err := codeReader(values)
+		if err != nil {
+			return nil, nil, err
 		}
 		rep, err := newHybrid(reps, bitsFor(l.maxRep))
 		if err != nil {
@@ -530,11 +503,14 @@ func decodeRepeated(p *pages, l *leaf, rows int, entryDef int16, dict *[]string,
 				}
 				switch def {
 				case entryDef:
-					c, err := next()
+					v, _, err := h.next(1)
 					if err != nil {
 						return err
 					}
-					codes = append(codes, c)
+					if v >= uint32(len(*dict)) {
+						return fmt.Errorf("%w: code %d in a dictionary of %d", ErrCorrupt, v, len(*dict))
+					}
+					codes = append(codes, int32(v))
 				case 0, 1: // no map, or an empty one
 				default:
 					return fmt.Errorf("%w: map entry without a value", ErrCorrupt)

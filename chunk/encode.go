@@ -315,6 +315,9 @@ func (e *Encoder) check(name string, s Series) error {
 		if p := &s.Samples[i]; p.Nanos > maxNanos || len(p.Histogram) > maxValueBytes {
 			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), s.Labels)
 		}
+		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Histogram != nil && !e.has.histogram {
+			return fmt.Errorf("%w: nanoseconds or a histogram of %s were not announced", ErrInvalidInput, s.Labels)
+		}
 		if i > 0 && s.Samples[i-1].Compare(s.Samples[i]) >= 0 {
 			return fmt.Errorf("%w: sample %d of %s does not come after the one before", ErrInvalidInput, i, s.Labels)
 		}
@@ -377,7 +380,7 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 				bad = fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, l.Name)
 				return
 			}
-			if !utf8.ValidString(l.Name) {
+			if l.Name == "" || !utf8.ValidString(l.Name) {
 				bad = fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, l.Name)
 				return
 			}

@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -137,7 +138,7 @@ func (l *Layout) Column(label string) (column string, ok bool) {
 func (l *Layout) Labels() []string { return slices.Clone(l.labels) }
 
 // Grow returns the columns to append to the schema for labels that have none,
-// in ascending order of the labels. A label gets none, and stays in the
+// in ascending order of their names. A label gets none, and stays in the
 // overflow map, if its column's name
 //
 //   - is empty, longer than 255 bytes, or no UTF-8 text;
@@ -146,31 +147,42 @@ func (l *Layout) Labels() []string { return slices.Clone(l.labels) }
 //   - differs from an existing column's only in case;
 //   - would exceed the limit on label columns.
 //
-// The result depends only on the schema and on the set of names. The schema
-// that holds the result grows no further by the same names.
+// Of new labels whose columns differ only in case, one in lower case gets the
+// column. The result depends only on the
+// schema and on the set of names. The schema that holds the result grows no
+// further by the same names.
 func (l *Layout) Grow(labelNames []string) []action.Field {
-	names := slices.Compact(slices.Sorted(slices.Values(labelNames)))
+	type candidate struct {
+		fold, column, label string
+		upper               int // 1: not in lower case
+	}
+	var candidates []candidate
+	for _, name := range labelNames {
+		if _, has := l.columns[name]; has || name == series.MetricName {
+			continue
+		}
+		if column := columnFor(name); holdable(column) {
+			c := candidate{fold: fold(column), column: column, label: name}
+			if strings.ToLower(column) != column {
+				c.upper = 1
+			}
+			candidates = append(candidates, c)
+		}
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.fold, b.fold), cmp.Compare(a.upper, b.upper), cmp.Compare(a.column, b.column))
+	})
 	var fields []action.Field
-	taken := map[string]bool{}
-	for _, name := range names {
-		if name == series.MetricName {
-			continue
-		}
-		if _, ok := l.columns[name]; ok {
-			continue
-		}
+	for i, c := range candidates {
 		if len(l.labels)+len(fields) >= l.maxLabels {
 			break
 		}
-		column := columnFor(name)
-		key := fold(column)
-		if !holdable(column) || l.taken[key] || taken[key] {
+		if l.taken[c.fold] || i > 0 && candidates[i-1].fold == c.fold {
 			continue
 		}
-		taken[key] = true
 		fields = append(fields, action.Field{
-			Name: column, Type: action.PrimitiveType("string"), Nullable: true,
-			Metadata: map[string]any{LabelMetadata: name},
+			Name: c.column, Type: action.PrimitiveType("string"), Nullable: true,
+			Metadata: map[string]any{LabelMetadata: c.label},
 		})
 	}
 	return fields

@@ -20,6 +20,7 @@ import (
 type File struct {
 	src    Source
 	size   int64
+	whole  []byte // all of a file that is no longer than the first read
 	rows   int64
 	groups []RowGroup
 
@@ -69,7 +70,8 @@ type LabelBounds struct {
 }
 
 // Open reads a file's footer: one request, or two where the footer is larger
-// than 64 KiB. size is the object's size as the log states it. Errors:
+// than 64 KiB. A file of up to 64 KiB is read whole, and asks for nothing more
+// later. size is the object's size as the log states it. Errors:
 // ErrCorrupt, ErrUnsupported, and those of the source; each names the file.
 func Open(ctx context.Context, src Source, size int64) (*File, error) {
 	f, err := open(ctx, src, size)
@@ -102,6 +104,9 @@ func open(ctx context.Context, src Source, size int64) (*File, error) {
 		return nil, err
 	}
 	f := &File{src: src, size: size, byName: map[string]int{}}
+	if int64(len(tail)) == size {
+		f.whole = tail
+	}
 	if err := guard(func() error { return f.parse(footer, size-n) }); err != nil {
 		return nil, err
 	}
@@ -305,8 +310,13 @@ func (g *RowGroup) parseStats(l *leaf, c *metadata.ColumnChunkMetaData) error {
 		return fmt.Errorf("%w: no count of nulls", ErrCorrupt)
 	}
 	b := LabelBounds{Absent: s.NullCount()}
-	if s.HasMinMax() {
-		b.Min, b.Max, b.Known = string(s.Min()), string(s.Max()), true
+	// A bound that was too long to keep reads as the empty text, which is no
+	// value of a label.
+	if lo, hi := string(s.Min()), string(s.Max()); s.HasMinMax() && lo != "" && hi != "" {
+		if lo > hi {
+			return fmt.Errorf("%w: bounds %.40q above %.40q", ErrCorrupt, lo, hi)
+		}
+		b.Min, b.Max, b.Known = lo, hi, true
 	}
 	if l.label == "" {
 		g.Names = b

@@ -30,7 +30,7 @@ const (
 	// maxStatBytes bounds a column's min and max in footer and page index; a
 	// longer value leaves the column without bounds.
 	maxStatBytes = 256
-	// maxPageBytes ends a page of large values early.
+	// maxPageBytes ends a page of histograms early.
 	maxPageBytes = 1 << 20
 )
 
@@ -123,9 +123,12 @@ func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, d
 		// Version 1 pages are compressed as a whole, so that zstd's own
 		// checksum covers all of their payload, in every reader.
 		parquet.WithDataPageVersion(parquet.DataPageV1),
-		parquet.WithDataPageSize(maxPageBytes),
-		// Never split a write: pages end where this file ends them.
+		// Pages end where this file ends them, dictionaries never give up:
+		// the library must not flush by itself, since it panics when asked
+		// to flush what it has flushed.
+		parquet.WithDataPageSize(math.MaxInt64),
 		parquet.WithBatchSize(math.MaxInt32),
+		parquet.WithDictionaryPageSizeLimit(math.MaxInt64),
 		parquet.WithCompression(compress.Codecs.Zstd),
 		parquet.WithCompressionLevel(opts.Level),
 		parquet.WithMaxStatsSize(maxStatBytes),
@@ -134,6 +137,10 @@ func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, d
 		parquet.WithEncodingFor(ColumnTimestamp, parquet.Encodings.DeltaBinaryPacked),
 		parquet.WithDictionaryFor(ColumnValue, false),
 		parquet.WithEncodingFor(ColumnValue, value),
+		// Parquet's bounds leave NaN out, SQL puts it above all numbers:
+		// DuckDB prunes NaN rows by such bounds and loses them.
+		parquet.WithStatsFor(ColumnValue, false),
+		parquet.WithPageIndexEnabledFor(ColumnValue, false),
 		parquet.WithDictionaryFor(ColumnHistogram, false),
 		parquet.WithStatsFor(ColumnHistogram, false),
 		parquet.WithPageIndexEnabledFor(ColumnHistogram, false),
@@ -471,7 +478,7 @@ func (f *fileWriter) writeHistograms(cw file.ColumnChunkWriter, segs []segment) 
 			return err
 		}
 		f.blobs, f.defs, size = f.blobs[:0], f.defs[:0], 0
-		return nil
+		return flushPage(cw)
 	}
 	return f.pages(segs, func(seg, lo, hi, _ int) {
 		for k := lo; k < hi && err == nil; k++ {
@@ -483,17 +490,14 @@ func (f *fileWriter) writeHistograms(cw file.ColumnChunkWriter, segs []segment) 
 			f.defs = append(f.defs, 1)
 			f.blobs = append(f.blobs, h)
 			if size += len(h); size >= maxPageBytes {
-				err = write() // arrow-go ends the page by its size
+				err = write()
 			}
 		}
 	}, func(int) error {
 		if err == nil {
 			err = write()
 		}
-		if err != nil {
-			return err
-		}
-		return flushPage(cw)
+		return err
 	})
 }
 

@@ -86,6 +86,9 @@ func (b *blocks) slice(s span) ([]byte, bool) {
 
 // fetch reads spans, those that lie close together with one request.
 func (f *File) fetch(ctx context.Context, spans []span) (*blocks, error) {
+	if f.whole != nil {
+		return &blocks{spans: []span{{0, f.size}}, data: [][]byte{f.whole}}, nil
+	}
 	sorted := slices.Clone(spans)
 	slices.SortFunc(sorted, func(a, b span) int {
 		switch {
