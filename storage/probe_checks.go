@@ -411,5 +411,5 @@ func (p *probe) checkClock(ctx context.Context) (string, error) {
 	if drift := now.Sub(p.storeBegin) - time.Since(p.begin); drift.Abs() > maxStoreClockError {
 		return "", lacks("the store's clock gained %v on ours in %v", drift, time.Since(p.begin).Round(time.Millisecond))
 	}
-	return fmt.Sprintf("%v ahead of ours", p.report.Skew.Round(time.Millisecond)), nil
+	return fmt.Sprintf("it is ours %+.3f s", p.report.Skew.Seconds()), nil
 }

@@ -1,0 +1,400 @@
+// Package cache keeps whole immutable objects of a remote store as local
+// files, for DuckDB, which opens files only.
+//
+// It stands on storage only. One directory belongs to one store and, while it
+// is open, to one process:
+//
+//	lock                                      flock of the process
+//	tmp-<random>                              an object being fetched
+//	obj-<key>-<size>-<content><extension>     an object, whole
+//
+//	<key>      first 32 hex digits of the SHA-256 of the object's key
+//	<size>     bytes, decimal
+//	<content>  xxHash64 of the bytes, 16 hex digits
+//
+// A file gets its name when it is complete, and the name says what is in it:
+// so nothing needs to be synced, and a file that a crash or a bad disk has
+// damaged is found by its size when the directory is opened, or by its hash
+// when the file is first used, and is fetched again.
+//
+// INVARIANT: the files and the reservations of running fetches together never
+// exceed the bound, and no file that is in use is removed.
+//
+// It must never remove a file that it did not make, and never cache an object
+// whose key may get other bytes.
+package cache
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cardinalsin/storage"
+)
+
+// Conditions a caller branches on.
+var (
+	// ErrNoRoom: the object does not fit, since it is larger than the cache,
+	// or all that could make room for it is in use.
+	ErrNoRoom = errors.New("cache has no room")
+	// ErrSizeMismatch: the object does not have the size that the caller
+	// knows it by.
+	ErrSizeMismatch = errors.New("object has another size")
+	// ErrInUse: another process has the directory open.
+	ErrInUse = errors.New("cache directory is in use")
+)
+
+const (
+	lockName   = "lock"
+	tempPrefix = "tmp-"
+)
+
+var objectName = regexp.MustCompile(`^obj-([0-9a-f]{32})-([0-9]{1,18})-([0-9a-f]{16})(\.[a-z0-9]{1,16})?$`)
+
+// Cache is a bounded directory of objects. Its methods may be called
+// concurrently.
+type Cache struct {
+	dir      string
+	maxBytes int64
+	lock     *os.File
+	fills    sync.WaitGroup
+
+	// mu guards all below, and the fields of entries that say so.
+	mu      sync.Mutex
+	closed  bool
+	used    int64 // bytes of files and reservations
+	entries map[entryID]*entry
+	lru     list.List // of *entry, the last used at the front
+	stats   Stats
+}
+
+// Stats counts what a cache has done, and what it holds.
+type Stats struct {
+	Files, Bytes, MaxBytes int64 // Bytes include what is being fetched
+	Hits, Misses, Evicted  int64 // files asked for and there, fetched, removed for room
+}
+
+// entryID tells objects apart: by key, and by size, so that a caller with a
+// wrong size gets no other's file.
+type entryID struct {
+	keyHash string
+	size    int64
+}
+
+// entry is one file, or one on its way.
+type entry struct {
+	id   entryID
+	done chan struct{} // closed when err is set, or the file can be used
+
+	// Guarded by Cache.mu.
+	path    string // empty until there is a file
+	hash    string // of the file, by its name
+	users   int
+	started bool               // a goroutine verifies or fetches, or did
+	ready   bool               // the file can be used
+	gone    bool               // no longer in Cache.entries
+	cancel  context.CancelFunc // ends the fetch
+	element *list.Element
+
+	err error // readable once done is closed
+}
+
+// Open opens a cache in dir, which it creates if needed, with what an earlier
+// process left there as far as maxBytes allow. Errors: ErrInUse.
+func Open(dir string, maxBytes int64) (*Cache, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%w: %s", ErrInUse, dir)
+		}
+		return nil, errors.Join(fmt.Errorf("open cache: %w", err), lock.Close())
+	}
+	c := &Cache{dir: dir, maxBytes: maxBytes, lock: lock, entries: map[entryID]*entry{}}
+	if err := c.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open cache: %w", err), lock.Close())
+	}
+	return c, nil
+}
+
+// load indexes the directory and removes what is unfinished or of a wrong
+// size. Whether the bytes are right is looked at when a file is first used.
+func (c *Cache) load() error {
+	dir, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	type found struct {
+		entry *entry
+		used  time.Time
+	}
+	var files []found
+	for _, f := range dir {
+		name := filepath.Join(c.dir, f.Name())
+		parts := objectName.FindStringSubmatch(f.Name())
+		if parts == nil {
+			if strings.HasPrefix(f.Name(), tempPrefix) && f.Type().IsRegular() {
+				if err := os.Remove(name); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		info, err := f.Info()
+		if err != nil {
+			return err
+		}
+		size, err := strconv.ParseInt(parts[2], 10, 64)
+		if err != nil || !info.Mode().IsRegular() {
+			continue // no file of ours
+		}
+		if info.Size() != size {
+			if err := os.Remove(name); err != nil {
+				return err
+			}
+			continue
+		}
+		e := &entry{id: entryID{parts[1], size}, path: name, hash: parts[3], done: make(chan struct{})}
+		files = append(files, found{e, info.ModTime()})
+	}
+	slices.SortFunc(files, func(a, b found) int { return b.used.Compare(a.used) })
+	for _, f := range files {
+		if _, ok := c.entries[f.entry.id]; ok || c.used+f.entry.id.size > c.maxBytes {
+			if err := os.Remove(f.entry.path); err != nil {
+				return err
+			}
+			continue
+		}
+		c.entries[f.entry.id] = f.entry
+		f.entry.element = c.lru.PushBack(f.entry)
+		c.used += f.entry.id.size
+	}
+	return nil
+}
+
+// Close gives the directory free for other processes; the files stay. Files
+// that are still in use may be removed from then on. Running fetches end, and
+// their callers get an error. Calling it again does nothing.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	for _, e := range c.entries {
+		if e.cancel != nil {
+			e.cancel()
+		}
+	}
+	c.mu.Unlock()
+	c.fills.Wait()
+	if err := c.lock.Close(); err != nil {
+		return fmt.Errorf("close cache: %w", err)
+	}
+	return nil
+}
+
+// Stats returns the counts so far.
+func (c *Cache) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Files, s.Bytes, s.MaxBytes = int64(c.lru.Len()), c.used, c.maxBytes
+	return s
+}
+
+// File returns a local file with the bytes of an object of the given size,
+// which it fetches unless it is there; callers that want the same object at
+// the same time share one fetch. The file stays until release is called, which
+// the caller must do once, and may do again. A store that keeps its objects as
+// files gives their own paths.
+//
+// Errors: ErrNoRoom, ErrSizeMismatch, storage.ErrFull, and those of
+// storage.Store.Get.
+func (c *Cache) File(ctx context.Context, s storage.Store, key string, size int64) (path string, release func(), err error) {
+	path, release, err = c.file(ctx, s, key, size)
+	if err != nil {
+		return "", nil, fmt.Errorf("cached file of %q: %w", key, err)
+	}
+	return path, release, nil
+}
+
+func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int64) (string, func(), error) {
+	if err := storage.ValidateKey(key); err != nil {
+		return "", nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
+	if path, ok := storage.LocalPath(s, key); ok {
+		if err := checkFile(path, size); err != nil {
+			return "", nil, err
+		}
+		return path, func() {}, nil
+	}
+	id := entryID{fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:32], size}
+	for {
+		e, err := c.acquire(ctx, s, key, id)
+		if err != nil {
+			return "", nil, err
+		}
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			c.release(e)
+			return "", nil, ctx.Err()
+		}
+		if e.err != nil {
+			c.release(e)
+			if errors.Is(e.err, context.Canceled) {
+				return "", nil, fmt.Errorf("cache: %w", fs.ErrClosed) // by Close; it was not ours
+			}
+			return "", nil, e.err
+		}
+		// Someone may have removed or cut the file since.
+		if err := checkFile(e.path, size); err != nil {
+			c.discard(e)
+			c.release(e)
+			continue
+		}
+		touch(e.path)
+		return e.path, sync.OnceFunc(func() { c.release(e) }), nil
+	}
+}
+
+func checkFile(path string, size int64) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || (err == nil && !info.Mode().IsRegular()):
+		return fmt.Errorf("%w: no file %s", storage.ErrNotFound, path)
+	case err != nil:
+		return err
+	case info.Size() != size:
+		return fmt.Errorf("%w: %d bytes, not %d", ErrSizeMismatch, info.Size(), size)
+	}
+	return nil
+}
+
+// acquire returns the entry of an object, in use by the caller, and sees to it
+// that its file is on its way.
+func (c *Cache) acquire(ctx context.Context, s storage.Store, key string, id entryID) (*entry, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, fmt.Errorf("cache: %w", fs.ErrClosed)
+	}
+	e, ok := c.entries[id]
+	if !ok {
+		if err := c.makeRoom(id.size); err != nil {
+			return nil, err
+		}
+		e = &entry{id: id, done: make(chan struct{})}
+		c.entries[id] = e
+		e.element = c.lru.PushFront(e)
+		c.used += id.size
+		c.stats.Misses++
+	} else {
+		c.stats.Hits++
+	}
+	c.lru.MoveToFront(e.element)
+	e.users++
+	if !e.started {
+		e.started = true
+		// The fetch outlives its first caller if others wait for it, and ends
+		// when none does.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		e.cancel = cancel
+		c.fills.Go(func() {
+			defer cancel()
+			c.fill(ctx, e, s, key)
+		})
+	}
+	return e, nil
+}
+
+// makeRoom removes files that are not in use, those not used for longest
+// first, until size bytes fit. The caller holds mu.
+func (c *Cache) makeRoom(size int64) error {
+	if size < 0 || size > c.maxBytes {
+		return fmt.Errorf("%w: %d bytes in a cache of %d", ErrNoRoom, size, c.maxBytes)
+	}
+	for element := c.lru.Back(); element != nil && c.used+size > c.maxBytes; {
+		e := element.Value.(*entry)
+		element = element.Prev()
+		if e.users > 0 || (e.started && !e.ready) {
+			continue
+		}
+		if err := os.Remove(e.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make room: %w", err)
+		}
+		c.remove(e)
+		c.used -= e.id.size
+		c.stats.Evicted++
+	}
+	if c.used+size > c.maxBytes {
+		return fmt.Errorf("%w: %d bytes of %d are in use", ErrNoRoom, c.used, c.maxBytes)
+	}
+	return nil
+}
+
+// remove takes an entry out of the index. The caller holds mu, and gives its
+// bytes back once its file is removed.
+func (c *Cache) remove(e *entry) {
+	delete(c.entries, e.id)
+	c.lru.Remove(e.element)
+	e.gone = true
+}
+
+// release ends one use. A fetch that nobody waits for any more is ended, and
+// its entry given up at once, so that who comes next begins anew.
+func (c *Cache) release(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.users--
+	if e.users == 0 && !e.ready && !e.gone && e.path == "" {
+		c.remove(e)
+		e.cancel()
+	}
+}
+
+// discard gives up an entry whose file was found to be missing or cut.
+func (c *Cache) discard(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.gone {
+		return
+	}
+	c.remove(e)
+	c.used -= e.id.size
+	// Others may hold the cut file open; its name must not stand in the way.
+	_ = os.Remove(e.path) // if it stays, the fetched one is renamed over it
+}
+
+// extension is the key's, if it is short and plain: some programs go by it.
+func extension(key string) string {
+	ext := path.Ext(key)
+	if objectName.MatchString("obj-" + strings.Repeat("0", 32) + "-0-" + strings.Repeat("0", 16) + ext) {
+		return ext
+	}
+	return ""
+}
