@@ -20,14 +20,16 @@ type Claim struct {
 	token  string
 	ttl    time.Duration
 	opts   Options
+	seq    int64
 	etag   storage.ETag
-	sent   time.Time // when the last acknowledged write was sent
+	sent   instant // when the last acknowledged write was sent
 }
 
 type claimBody struct {
 	Holder    string `json:"holder"`
 	Token     string `json:"token"`
 	TTLMillis int64  `json:"ttl_ms"`
+	Seq       int64  `json:"seq"`
 }
 
 // Take claims a job for ttl, by put-if-absent; a claim that has expired is
@@ -36,7 +38,7 @@ type claimBody struct {
 // applied, it expires.
 func Take(ctx context.Context, store storage.Store, key, holder string, ttl time.Duration, opts Options) (*Claim, error) {
 	opts.EnsureDefaults()
-	c := &Claim{store: store, key: key, holder: holder, token: uuid.NewString(), ttl: ttl, opts: opts, sent: opts.Now()}
+	c := &Claim{store: store, key: key, holder: holder, token: uuid.NewString(), ttl: ttl, opts: opts, sent: opts.clock()}
 	info, err := store.PutIfAbsent(ctx, key, c.body())
 	if err == nil {
 		c.etag = info.ETag
@@ -62,7 +64,7 @@ func Take(ctx context.Context, store storage.Store, key, holder string, ttl time
 	if age := now.Sub(info.ModTime); age <= time.Duration(b.TTLMillis)*time.Millisecond+Grace {
 		return nil, &HeldError{Key: key, Holder: b.Holder, Age: age}
 	}
-	c.etag, c.sent = info.ETag, opts.Now()
+	c.etag, c.sent = info.ETag, opts.clock()
 	if err := c.Renew(ctx); errors.Is(err, ErrClaimLost) {
 		return nil, &HeldError{Key: key, Holder: "another process, just now"}
 	} else if err != nil {
@@ -74,27 +76,41 @@ func Take(ctx context.Context, store storage.Store, key, holder string, ttl time
 // Renew writes the claim again; it is due every third of its ttl. Errors:
 // ErrClaimLost; those of the store.
 func (c *Claim) Renew(ctx context.Context) error {
-	sent := c.opts.Now()
-	info, err := c.store.PutIfMatch(ctx, c.key, c.body(), c.etag)
-	if errors.Is(err, storage.ErrPreconditionFailed) || errors.Is(err, storage.ErrUnknownOutcome) {
-		data, got, gerr := c.store.Get(ctx, c.key)
-		var b claimBody
-		switch {
-		case errors.Is(gerr, storage.ErrNotFound):
-			return fmt.Errorf("renew %s: %w", c.key, ErrClaimLost)
-		case gerr != nil:
-			return fmt.Errorf("renew %s: %w", c.key, errors.Join(err, gerr))
-		case json.Unmarshal(data, &b) != nil || b.Token != c.token:
-			return fmt.Errorf("renew %s: %w", c.key, ErrClaimLost)
-		case got.ETag == c.etag:
+	for try := 1; ; try++ {
+		err := c.renew(ctx)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errNotApplied) || try == maxTries {
 			return fmt.Errorf("renew %s: %w", c.key, err)
 		}
-		info, err = got, nil
 	}
-	if err != nil {
-		return fmt.Errorf("renew %s: %w", c.key, err)
+}
+
+// renew writes once. After errNotApplied it may be tried again at once.
+func (c *Claim) renew(ctx context.Context) error {
+	sent := c.opts.clock()
+	info, err := c.store.PutIfMatch(ctx, c.key, c.body(), c.etag)
+	if err == nil {
+		c.etag, c.sent = info.ETag, sent
+		return nil
 	}
-	c.etag, c.sent = info.ETag, sent
+	if !errors.Is(err, storage.ErrPreconditionFailed) && !errors.Is(err, storage.ErrUnknownOutcome) {
+		return err
+	}
+	data, info, gerr := c.store.Get(ctx, c.key)
+	if gerr != nil && !errors.Is(gerr, storage.ErrNotFound) {
+		return errors.Join(err, gerr)
+	}
+	var b claimBody
+	if gerr != nil || json.Unmarshal(data, &b) != nil || b.Token != c.token {
+		return ErrClaimLost
+	}
+	c.etag = info.ETag
+	if b.Seq != c.seq {
+		return fmt.Errorf("%w: %w", errNotApplied, err) // it is as before, or as an earlier try left it
+	}
+	c.sent = sent
 	return nil
 }
 
@@ -102,7 +118,7 @@ func (c *Claim) Renew(ctx context.Context) error {
 // no condition, and a successor's claim is not ours to delete. An older one is
 // left to expire.
 func (c *Claim) Release(ctx context.Context) error {
-	if elapsed(c.sent, c.opts.Now()) >= c.ttl {
+	if c.opts.clock().since(c.sent) >= c.ttl {
 		return nil
 	}
 	if err := c.store.Delete(ctx, c.key); err != nil {
@@ -111,8 +127,10 @@ func (c *Claim) Release(ctx context.Context) error {
 	return nil
 }
 
+// body is the object's next content, unlike any before.
 func (c *Claim) body() []byte {
-	b, err := json.Marshal(claimBody{Holder: c.holder, Token: c.token, TTLMillis: c.ttl.Milliseconds()})
+	c.seq++
+	b, err := json.Marshal(claimBody{Holder: c.holder, Token: c.token, TTLMillis: c.ttl.Milliseconds(), Seq: c.seq})
 	if err != nil {
 		panic(err) // numbers and strings always encode
 	}

@@ -11,7 +11,9 @@
 //
 //	min_version  number: files of this version and all later ones are in use
 //	holder       string: host and process, for people
-//	seq          number: counts the writes of this object, from 1
+//	seq          number: counts the writes of this object, from 1, so that no
+//	             two have the same bytes: S3 makes the ETag of them, and a
+//	             revocation that saw the one must lose against the other
 //	revoked      true once vacuum has taken the pin away
 //
 // A claim, <table>/_cardinal/leases/<job>.json:
@@ -19,6 +21,7 @@
 //	holder       string: host and process, for people
 //	token        string: UUID of this claim
 //	ttl_ms       number: for how long after its last write it holds
+//	seq          number: as in a pin
 //
 // INVARIANT: while Hold.Check returns nil, no vacuum that keeps to TTL and
 // Grace has treated the held version as unpinned.
@@ -63,9 +66,29 @@ func (e *HeldError) Error() string {
 // Is makes errors.Is(err, ErrClaimHeld) hold.
 func (e *HeldError) Is(target error) bool { return target == ErrClaimHeld }
 
-// elapsed is the time between two readings of the local clock, the longer of
-// the monotonic and the wall clock: a machine that was suspended, or whose
-// clock was set back, must not take its lease for fresh.
-func elapsed(from, to time.Time) time.Duration {
-	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
+// maxObjectBytes bounds what is read as a pin or a claim; ours take 200 bytes
+// and the holder's name.
+const maxObjectBytes = 16 << 10
+
+// instant is a moment by both clocks of this machine: the monotonic one stands
+// still while the machine is suspended, and the wall clock may be set.
+type instant struct {
+	mono time.Duration
+	wall time.Time // without a monotonic reading
+}
+
+// since is the longer of the times that the two clocks saw go by: a machine
+// that was suspended, or whose clock was set back, must not take its lease for
+// fresh.
+func (i instant) since(earlier instant) time.Duration {
+	return max(i.mono-earlier.mono, i.wall.Sub(earlier.wall))
+}
+
+// clockOf reads both clocks from one source of times.
+func clockOf(now func() time.Time) func() instant {
+	base := now()
+	return func() instant {
+		t := now()
+		return instant{mono: t.Sub(base), wall: t.Round(0)}
+	}
 }

@@ -35,7 +35,7 @@ func ListPins(ctx context.Context, store storage.Store, prefix string) ([]Pin, e
 		if err != nil {
 			return nil, fmt.Errorf("list pins: %w", err)
 		}
-		p, err := readPin(ctx, store, o.Key)
+		p, err := readPin(ctx, store, o)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // given back meanwhile
 		}
@@ -47,10 +47,15 @@ func ListPins(ctx context.Context, store storage.Store, prefix string) ([]Pin, e
 	return pins, nil
 }
 
-func readPin(ctx context.Context, store storage.Store, key string) (Pin, error) {
-	data, info, err := store.Get(ctx, key)
-	if err != nil {
-		return Pin{}, err
+// readPin reads the object of which o tells the key and, if known, the size.
+func readPin(ctx context.Context, store storage.Store, o storage.ObjectInfo) (Pin, error) {
+	var data []byte
+	info := o
+	if o.Size <= maxObjectBytes {
+		var err error
+		if data, info, err = store.Get(ctx, o.Key); err != nil {
+			return Pin{}, err
+		}
 	}
 	now, err := store.Now(ctx)
 	if err != nil {
@@ -60,7 +65,7 @@ func readPin(ctx context.Context, store storage.Store, key string) (Pin, error) 
 	if json.Unmarshal(data, &b) != nil || b.MinVersion < 0 {
 		b = pinBody{Holder: "unknown (the object is damaged)"}
 	}
-	return Pin{Key: key, Holder: b.Holder, MinVersion: b.MinVersion, Age: now.Sub(info.ModTime), Revoked: b.Revoked, etag: info.ETag}, nil
+	return Pin{Key: o.Key, Holder: b.Holder, MinVersion: b.MinVersion, Age: now.Sub(info.ModTime), Revoked: b.Revoked, etag: info.ETag}, nil
 }
 
 // Revoke takes an expired pin away, by put-if-match on the state that was
@@ -85,7 +90,7 @@ func revoke(ctx context.Context, store storage.Store, p Pin) (won bool, err erro
 	case !errors.Is(err, storage.ErrPreconditionFailed) && !errors.Is(err, storage.ErrUnknownOutcome):
 		return false, fmt.Errorf("revoke %s: %w", p.Key, err)
 	}
-	now, rerr := readPin(ctx, store, p.Key)
+	now, rerr := readPin(ctx, store, storage.ObjectInfo{Key: p.Key})
 	switch {
 	case errors.Is(rerr, storage.ErrNotFound):
 		return true, nil // its holder gave it back

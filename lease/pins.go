@@ -17,12 +17,29 @@ import (
 type Options struct {
 	// Now is the local clock; it only measures intervals. Default time.Now.
 	Now func() time.Time
+	// Events are told what happens; all are optional.
+	Events Events
+
+	clock func() instant // of Now; tests suspend machines here
+}
+
+// Events are called with no lock held.
+type Events struct {
+	// RenewEnd: Run wrote the pin, or gave it back as idle. It goes on after
+	// an error; whether the holds are still good, Hold.Check tells.
+	RenewEnd func(err error)
 }
 
 // EnsureDefaults fills in what is unset.
 func (o *Options) EnsureDefaults() {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Events.RenewEnd == nil {
+		o.Events.RenewEnd = func(error) {}
+	}
+	if o.clock == nil {
+		o.clock = clockOf(o.Now)
 	}
 }
 
@@ -46,8 +63,8 @@ type pin struct {
 	key   string
 	etag  storage.ETag
 	seq   int64
-	min   int64     // acknowledged, and not about to be raised above
-	sent  time.Time // when the last acknowledged write was sent
+	min   int64   // acknowledged, and not about to be raised above
+	sent  instant // when the last acknowledged write was sent
 	lost  bool
 	idle  bool // nobody held it at the last renewal
 	holds map[int64]int
@@ -58,7 +75,7 @@ type pin struct {
 
 type written struct {
 	min  int64
-	sent time.Time
+	sent instant
 }
 
 type pinBody struct {
@@ -88,22 +105,33 @@ type Hold struct {
 // request while the pin covers the version and is fresh, else one put. Errors:
 // those of the store.
 func (p *Pins) Hold(ctx context.Context, version int64) (*Hold, error) {
-	for {
+	for lost := 0; ; {
 		if h := p.tryHold(version); h != nil {
 			return h, nil
 		}
-		if err := p.write(ctx, version, true); err != nil {
+		err := p.write(ctx, version, true)
+		if lost++; errors.Is(err, errNotApplied) && lost < maxTries {
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("pin version %d: %w", version, err)
 		}
 	}
 }
+
+// errNotApplied: the answer to a write was lost, and the object, read back, is
+// as before. It may change yet, and another write settles that it does not.
+var errNotApplied = errors.New("write not applied")
+
+// maxTries bounds the writes of one Hold whose answers are lost.
+const maxTries = 3
 
 // tryHold takes a hold if an acknowledged write covers version.
 func (p *Pins) tryHold(version int64) *Hold {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.cur
-	if c == nil || p.fencedLocked(c) || c.min > version || elapsed(c.sent, p.opts.Now()) >= TTL/3 {
+	if c == nil || p.fencedLocked(c) || c.min > version || p.opts.clock().since(c.sent) >= TTL/3 {
 		return nil
 	}
 	c.holds[version]++
@@ -138,7 +166,7 @@ func (h *Hold) Release() {
 // acknowledged renewal. The fence is the holder's own; vacuum waits Grace
 // longer. p.mu is held.
 func (p *Pins) fencedLocked(c *pin) bool {
-	if elapsed(c.sent, p.opts.Now()) > TTL {
+	if p.opts.clock().since(c.sent) > TTL {
 		c.lost = true
 	}
 	return c.lost
@@ -155,8 +183,9 @@ func (p *Pins) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			// A failure shows in Hold.Check, where it matters.
-			_ = p.Renew(ctx)
+			if wrote, err := p.renew(ctx); wrote && ctx.Err() == nil {
+				p.opts.Events.RenewEnd(err)
+			}
 		}
 	}
 }
@@ -164,14 +193,20 @@ func (p *Pins) Run(ctx context.Context) error {
 // Renew writes the pin if it is due: raised to the oldest version still held,
 // or removed if none is. Run calls it; a process without Run may.
 func (p *Pins) Renew(ctx context.Context) error {
+	_, err := p.renew(ctx)
+	return err
+}
+
+// renew reports whether a write was due.
+func (p *Pins) renew(ctx context.Context) (wrote bool, err error) {
 	p.mu.Lock()
 	c := p.cur
 	if c == nil || p.fencedLocked(c) {
 		p.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	oldest, held := c.oldest()
-	due := elapsed(c.sent, p.opts.Now()) >= TTL/3-TTL/12
+	due := p.opts.clock().since(c.sent) >= TTL/3-TTL/12
 	remove := due && !held && c.idle
 	if due && !held {
 		c.idle = true
@@ -179,11 +214,11 @@ func (p *Pins) Renew(ctx context.Context) error {
 	p.mu.Unlock()
 	switch {
 	case remove:
-		return p.remove(ctx)
+		return true, p.remove(ctx)
 	case due && held:
-		return p.write(ctx, oldest, false)
+		return true, p.write(ctx, oldest, false)
 	}
-	return nil
+	return false, nil
 }
 
 func (c *pin) oldest() (v int64, ok bool) {
@@ -205,7 +240,7 @@ func (p *Pins) write(ctx context.Context, version int64, wanted bool) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	now := p.opts.Now()
+	now := p.opts.clock()
 	p.mu.Lock()
 	c := p.cur
 	if c == nil || p.fencedLocked(c) {
@@ -213,7 +248,7 @@ func (p *Pins) write(ctx context.Context, version int64, wanted bool) error {
 		p.mu.Unlock()
 		return p.create(ctx, version)
 	}
-	if wanted && c.min <= version && elapsed(c.sent, now) < TTL/3 {
+	if wanted && c.min <= version && now.since(c.sent) < TTL/3 {
 		p.mu.Unlock()
 		return nil
 	}
@@ -247,10 +282,13 @@ func (p *Pins) write(ctx context.Context, version int64, wanted bool) error {
 // create makes a new object that covers version. One whose outcome stays
 // unknown is left behind: if it lands, it expires.
 func (p *Pins) create(ctx context.Context, version int64) error {
-	c := &pin{key: p.prefix + "/" + uuid.NewString() + ".json", seq: 1, min: version, sent: p.opts.Now(), holds: map[int64]int{}, doubt: map[int64]written{}}
+	c := &pin{key: p.prefix + "/" + uuid.NewString() + ".json", seq: 1, min: version, sent: p.opts.clock(), holds: map[int64]int{}, doubt: map[int64]written{}}
 	info, err := p.store.PutIfAbsent(ctx, c.key, p.body(version, 1))
 	if errors.Is(err, storage.ErrUnknownOutcome) || errors.Is(err, storage.ErrAlreadyExists) {
 		_, got, gerr := p.store.Get(ctx, c.key)
+		if errors.Is(gerr, storage.ErrNotFound) {
+			return fmt.Errorf("%w: %w", errNotApplied, err)
+		}
 		if gerr != nil {
 			return errors.Join(err, gerr)
 		}
@@ -282,7 +320,7 @@ func (p *Pins) readBack(ctx context.Context, c *pin, seq int64, cause error) err
 		return nil
 	}
 	if p.acknowledge(c, b.Seq, info.ETag); b.Seq != seq {
-		return cause // not applied yet; it may be, or never
+		return fmt.Errorf("%w: %w", errNotApplied, cause)
 	}
 	return nil
 }
