@@ -1,0 +1,289 @@
+package sqlengine
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"cardinalsin/chunk"
+	"cardinalsin/series"
+)
+
+// predicate is what the conditions of one table reference say that we are
+// certain of. A condition that is not understood is not in it, and prunes
+// nothing.
+//
+// All of it is about columns on which rows that are the same observation
+// agree, so that it may be applied before duplicates are removed.
+type predicate struct {
+	// alias is the name of the table in the conditions.
+	alias string
+	// conditions are the understood ones, as parse trees.
+	conditions []any
+	bounds     []timeBound
+	matchers   []*series.Matcher
+}
+
+// timeBound is: a time column, op, a constant.
+type timeBound struct {
+	op     string
+	date   bool // the column is date, else timestamp
+	bound  any  // parse tree
+	isText bool // the constant is a text literal
+}
+
+// keyColumn is a column that conditions may be about.
+type keyColumn struct {
+	name  string
+	label string // of a label column and of metric_name
+	time  bool
+	date  bool
+}
+
+// understand reads the conditions of a reference. columns are by their name in
+// lower case.
+func understand(ref *tableRef, columns map[string]keyColumn) predicate {
+	u := understanding{columns: columns, alias: lower(ref.alias), out: predicate{alias: ref.alias}}
+	for _, e := range ref.where {
+		n, _ := e.(object)
+		if u.condition(n) {
+			u.out.conditions = append(u.out.conditions, e)
+		}
+	}
+	return u.out
+}
+
+type understanding struct {
+	columns map[string]keyColumn
+	alias   string
+	out     predicate
+}
+
+// flipped is the operator with its sides exchanged.
+var flipped = map[string]string{
+	"COMPARE_EQUAL":                "COMPARE_EQUAL",
+	"COMPARE_LESSTHAN":             "COMPARE_GREATERTHAN",
+	"COMPARE_GREATERTHAN":          "COMPARE_LESSTHAN",
+	"COMPARE_LESSTHANOREQUALTO":    "COMPARE_GREATERTHANOREQUALTO",
+	"COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
+}
+
+// condition understands one condition, or reports that it does not.
+func (u *understanding) condition(n object) bool {
+	op, _ := n["type"].(string)
+	switch n["class"] {
+	case "COMPARISON":
+		if flipped[op] == "" {
+			return false
+		}
+		if c, ok := u.column(n["left"]); ok {
+			return u.compare(c, op, n["right"])
+		}
+		if c, ok := u.column(n["right"]); ok {
+			return u.compare(c, flipped[op], n["left"])
+		}
+	case "BETWEEN":
+		c, ok := u.column(n["input"])
+		if !ok || op != "COMPARE_BETWEEN" || !comparable(c, n["lower"]) || !comparable(c, n["upper"]) {
+			return false
+		}
+		return u.compare(c, "COMPARE_GREATERTHANOREQUALTO", n["lower"]) && u.compare(c, "COMPARE_LESSTHANOREQUALTO", n["upper"])
+	case "OPERATOR":
+		children, _ := n["children"].([]any)
+		if op != "COMPARE_IN" || len(children) < 2 {
+			return false
+		}
+		c, ok := u.column(children[0])
+		for _, e := range children[1:] {
+			ok = ok && comparable(c, e)
+		}
+		return ok
+	}
+	return false
+}
+
+// column recognises a column of the table.
+func (u *understanding) column(e any) (keyColumn, bool) {
+	n, _ := e.(object)
+	if n["class"] != "COLUMN_REF" {
+		return keyColumn{}, false
+	}
+	names, _ := n["column_names"].([]any)
+	if len(names) == 2 {
+		if table, _ := names[0].(string); lower(table) != u.alias {
+			return keyColumn{}, false
+		}
+		names = names[1:]
+	}
+	if len(names) != 1 {
+		return keyColumn{}, false
+	}
+	name, _ := names[0].(string)
+	c, ok := u.columns[lower(name)]
+	return c, ok
+}
+
+// comparable reports whether DuckDB compares the column with the expression
+// in the column's own type, and the expression is constant.
+func comparable(c keyColumn, e any) bool {
+	if c.time || c.date {
+		return !dependsOnRows(e)
+	}
+	_, ok := textLiteral(e)
+	return ok
+}
+
+// textLiteral is the value of a constant of type VARCHAR.
+func textLiteral(e any) (string, bool) {
+	n, _ := e.(object)
+	value, _ := n["value"].(object)
+	kind, _ := value["type"].(object)
+	if n["class"] != "CONSTANT" || kind["id"] != "VARCHAR" || value["is_null"] != false {
+		return "", false
+	}
+	s, ok := value["value"].(string)
+	return s, ok
+}
+
+// compare notes what a comparison with a constant implies.
+func (u *understanding) compare(c keyColumn, op string, e any) bool {
+	if !comparable(c, e) {
+		return false
+	}
+	if c.time || c.date {
+		_, isText := textLiteral(e)
+		u.out.bounds = append(u.out.bounds, timeBound{op: op, date: c.date, bound: e, isText: isText})
+		return true
+	}
+	value, _ := textLiteral(e)
+	if op == "COMPARE_EQUAL" && c.label != "" && value != "" {
+		m, err := labels.NewMatcher(labels.MatchEqual, c.label, value)
+		if err == nil {
+			u.out.matchers = append(u.out.matchers, m)
+		}
+	}
+	return true
+}
+
+// timeRange evaluates the bounds in the database of the query, inside its
+// transaction, so that now() is the same here and there.
+func (p *parser) timeRange(ctx context.Context, d *database, bounds []timeBound) (series.TimeRange, error) {
+	r := series.AllTime
+	if len(bounds) == 0 {
+		return r, nil
+	}
+	list := make([]any, len(bounds))
+	for i, b := range bounds {
+		list[i] = b.bound
+	}
+	text, err := p.text(ctx, selectTree(list, object{"type": "EMPTY"}, nil))
+	if err != nil {
+		return r, err
+	}
+	// One row: the type and the µs since the epoch of each bound.
+	outer, names := "", ""
+	for i := range bounds {
+		if i > 0 {
+			outer, names = outer+", ", names+", "
+		}
+		c := "c" + strconv.Itoa(i)
+		names += c
+		outer += fmt.Sprintf("typeof(%s), TRY(epoch_us(CAST(%s AS TIMESTAMPTZ)))::VARCHAR", c, c)
+	}
+	rows, err := d.rows(ctx, "SELECT "+outer+" FROM ("+text+") AS t("+names+")")
+	if err != nil {
+		return r, err
+	}
+	if len(rows) != 1 {
+		return r, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
+	}
+	for i, b := range bounds {
+		switch kind := rows[0][2*i]; {
+		case kind == "VARCHAR" && b.isText, kind == "DATE":
+		case (kind == "TIMESTAMP" || kind == "TIMESTAMP WITH TIME ZONE") && !b.date:
+		default:
+			continue // compared in a type of which we know nothing
+		}
+		us, err := strconv.ParseInt(rows[0][2*i+1], 10, 64)
+		if err != nil {
+			continue // null, or infinite
+		}
+		r = narrow(r, b, series.Timestamp(us))
+	}
+	if r.Min > r.Max {
+		// Nothing can match; keep the range well formed.
+		r.Max = r.Min
+	}
+	return r, nil
+}
+
+// narrow applies one bound.
+func narrow(r series.TimeRange, b timeBound, t series.Timestamp) series.TimeRange {
+	if t < series.MinTimestamp || t > series.MaxTimestamp {
+		return r
+	}
+	first, last := t, t
+	if b.date {
+		day := t.Date().Range()
+		first, last = day.Min, day.Max
+	}
+	switch b.op {
+	case "COMPARE_EQUAL":
+		r.Min, r.Max = max(r.Min, first), min(r.Max, last)
+	case "COMPARE_LESSTHAN":
+		r.Max = min(r.Max, first-1)
+	case "COMPARE_LESSTHANOREQUALTO":
+		r.Max = min(r.Max, last)
+	case "COMPARE_GREATERTHAN":
+		r.Min = max(r.Min, last+1)
+	case "COMPARE_GREATERTHANOREQUALTO":
+		r.Min = max(r.Min, first)
+	}
+	return r
+}
+
+// selectTree is the parse tree of SELECT list FROM from WHERE conditions.
+func selectTree(list []any, from object, conditions []any) object {
+	var where any
+	switch len(conditions) {
+	case 0:
+	case 1:
+		where = conditions[0]
+	default:
+		where = object{"class": "CONJUNCTION", "type": "CONJUNCTION_AND", "children": conditions}
+	}
+	return object{"error": false, "statements": []any{object{
+		"node": object{
+			"type": "SELECT_NODE", "modifiers": []any{}, "cte_map": object{"map": []any{}},
+			"select_list": list, "from_table": from, "where_clause": where,
+			"group_expressions": []any{}, "group_sets": []any{}, "aggregate_handling": "STANDARD_HANDLING",
+			"having": nil, "sample": nil, "qualify": nil,
+		},
+		"named_param_map": []any{},
+	}}}
+}
+
+// tableTree is a reference to a table by name.
+func tableTree(name, alias string) object {
+	return object{
+		"type": "BASE_TABLE", "alias": alias, "sample": nil, "schema_name": "", "table_name": name,
+		"column_name_alias": []any{}, "catalog_name": "", "at_clause": nil,
+	}
+}
+
+// keyColumnsOf lists the columns of one of our tables that identify an
+// observation. columnLabel maps label columns to labels.
+func keyColumnsOf(columnLabel map[string]string) map[string]keyColumn {
+	m := map[string]keyColumn{
+		chunk.ColumnTimestamp:  {name: chunk.ColumnTimestamp, time: true},
+		chunk.ColumnDate:       {name: chunk.ColumnDate, date: true},
+		chunk.ColumnMetricName: {name: chunk.ColumnMetricName, label: series.MetricName},
+		chunk.ColumnShard:      {name: chunk.ColumnShard},
+	}
+	for column, label := range columnLabel {
+		m[lower(column)] = keyColumn{name: column, label: label}
+	}
+	return m
+}

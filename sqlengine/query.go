@@ -1,0 +1,630 @@
+package sqlengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	duckdb "github.com/duckdb/duckdb-go-bindings"
+	"golang.org/x/sync/errgroup"
+
+	"cardinalsin/action"
+	"cardinalsin/chunk"
+	"cardinalsin/planner"
+	"cardinalsin/reader"
+	"cardinalsin/storage"
+	"cardinalsin/storage/cache"
+	"cardinalsin/txlog"
+)
+
+// Query runs one SELECT and streams its rows, which the caller closes. It
+// costs what the reader's views cost, one for each version that the statement
+// names, and of a remote store the files that may hold selected rows. See the
+// package's errors.
+func (e *Engine) Query(ctx context.Context, sql string, opts QueryOptions) (*Rows, error) {
+	q, err := e.open(ctx, sql, opts)
+	if err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	rows, err := q.run(ctx)
+	if err != nil {
+		q.close()
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	return rows, nil
+}
+
+// Explanation says how a statement would be answered.
+type Explanation struct {
+	Tables []TableScan
+	// Plan is DuckDB's, for people.
+	Plan string
+}
+
+// TableScan is what a statement reads of one table at one version.
+type TableScan struct {
+	Table   string
+	Version action.Version
+	Head    bool // the head is read too
+	Files   int
+	Bytes   int64
+	// Skipped counts the files that cannot hold a selected row.
+	Skipped map[planner.Reason]int
+	// Compared counts the files that had to be compared for duplicates, and
+	// Duplicates is whether there were any.
+	Compared   int
+	Duplicates bool
+}
+
+// Explain does all that Query does short of running the statement.
+func (e *Engine) Explain(ctx context.Context, sql string, opts QueryOptions) (*Explanation, error) {
+	q, err := e.open(ctx, sql, opts)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", err)
+	}
+	defer q.close()
+	ctx, cancel := context.WithDeadline(ctx, q.deadline)
+	defer cancel()
+	if err := q.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("explain: %w", q.typed(ctx, err))
+	}
+	rows, err := q.db.rows(ctx, "EXPLAIN "+q.sql)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", q.typed(ctx, err))
+	}
+	x := &Explanation{Tables: q.scans()}
+	for _, r := range rows {
+		x.Plan += r[len(r)-1]
+	}
+	return x, nil
+}
+
+// query is one statement on its way.
+type query struct {
+	engine    *Engine
+	opts      QueryOptions
+	deadline  time.Time
+	statement *statement
+	sql       string // what DuckDB runs
+	groups    []*group
+	views     []*reader.View
+	db        *database
+	spill     string
+	release   []func()
+}
+
+// group is what a statement reads of one table at one version.
+type group struct {
+	kind tableKind
+	at   txlog.At
+	refs []*tableRef
+	name string // of DuckDB's view
+	view *reader.View
+	rows *rowsTable // of kindRows and kindSeries
+	// source is the number of the rows of the other kinds.
+	source int
+	// where holds what is certain of the rows that are asked for.
+	where predicate
+}
+
+// open parses and checks a statement and waits for the memory it may use.
+func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*query, error) {
+	opts.within(&e.opts)
+	q := &query{engine: e, opts: opts, sql: sql, deadline: e.opts.Now().Add(opts.Timeout)}
+	ctx, cancel := context.WithDeadline(ctx, q.deadline)
+	defer cancel()
+	s, err := e.parser.parse(ctx, sql, e.names)
+	if err != nil {
+		return nil, q.typed(ctx, err)
+	}
+	q.statement = s
+	if err := q.group(ctx); err != nil {
+		return nil, q.typed(ctx, err)
+	}
+	if err := e.memory.Acquire(ctx, opts.MemoryBytes); err != nil {
+		return nil, q.typed(ctx, fmt.Errorf("wait for memory: %w", err))
+	}
+	q.release = append(q.release, func() { e.memory.Release(opts.MemoryBytes) })
+	return q, nil
+}
+
+// close frees everything, in the order that pins demand: DuckDB first.
+func (q *query) close() {
+	if q.db != nil {
+		q.db.close()
+		q.db = nil
+	}
+	for _, v := range q.views {
+		v.Close()
+	}
+	q.views = nil
+	for _, f := range slices.Backward(q.release) {
+		f()
+	}
+	q.release = nil
+}
+
+// typed tells the query's own time limit from the caller's.
+func (q *query) typed(ctx context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !q.engine.opts.Now().Before(q.deadline) {
+		return fmt.Errorf("%w after %v", ErrTimeout, q.opts.Timeout)
+	}
+	return err
+}
+
+// versionKey tells points in time apart.
+type versionKey struct {
+	unit string
+	n    int64
+}
+
+// group sorts the references by table and version, and names DuckDB's views.
+// Without AT clauses the views have the names that the statement uses, and it
+// runs as it was written; with them the parse tree gets the views' names.
+func (q *query) group(ctx context.Context) error {
+	byKey := map[string]*group{}
+	rewrite := false
+	for _, ref := range q.statement.refs {
+		at, key := q.opts.At, versionKey{}
+		if ref.at != nil {
+			var err error
+			if at, key, err = q.engine.parser.pointInTime(ctx, ref.at); err != nil {
+				return err
+			}
+			rewrite = true
+		}
+		id := fmt.Sprint(ref.kind, key)
+		g := byKey[id]
+		if g == nil {
+			g = &group{kind: ref.kind, at: at, name: "cardinal_" + strconv.Itoa(len(q.groups))}
+			byKey[id] = g
+			q.groups = append(q.groups, g)
+		}
+		g.refs = append(g.refs, ref)
+	}
+	if !rewrite {
+		return nil
+	}
+	for _, g := range q.groups {
+		for _, ref := range g.refs {
+			ref.node["table_name"], ref.node["alias"], ref.node["at_clause"] = g.name, ref.alias, nil
+		}
+	}
+	sql, err := q.engine.parser.text(ctx, q.statement.tree)
+	if err != nil {
+		return err
+	}
+	q.sql = sql
+	return nil
+}
+
+// pointInTime evaluates an AT clause.
+func (p *parser) pointInTime(ctx context.Context, c *atClause) (txlog.At, versionKey, error) {
+	fail := func(err error) (txlog.At, versionKey, error) { return txlog.At{}, versionKey{}, err }
+	text, err := p.text(ctx, selectTree([]any{c.expression}, object{"type": "EMPTY"}, nil))
+	if err != nil {
+		return fail(err)
+	}
+	rows, err := p.rows(ctx, "SELECT typeof(c), CAST(c AS VARCHAR), TRY(epoch_us(TRY_CAST(CAST(c AS VARCHAR) AS TIMESTAMPTZ)))::VARCHAR FROM ("+text+") AS t(c)")
+	if err != nil {
+		return fail(err)
+	}
+	if len(rows) != 1 {
+		return fail(fmt.Errorf("%w: AT takes one value", ErrSyntax))
+	}
+	kind, value, micros := rows[0][0], rows[0][1], rows[0][2]
+	switch c.unit {
+	case "VERSION":
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || n < 0 {
+			return fail(fmt.Errorf("%w: AT (VERSION => %s): a version is an integer from 0", ErrSyntax, value))
+		}
+		return txlog.AtVersion(action.Version(n)), versionKey{c.unit, n}, nil
+	case "TIMESTAMP":
+		switch kind {
+		case "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE":
+			if n, err := strconv.ParseInt(micros, 10, 64); err == nil {
+				return txlog.AtTime(time.UnixMicro(n).UTC()), versionKey{c.unit, n}, nil
+			}
+		}
+		return fail(fmt.Errorf("%w: AT (TIMESTAMP => %s): not a time", ErrSyntax, value))
+	}
+	return fail(fmt.Errorf("%w: AT (%s => …): VERSION or TIMESTAMP", ErrSyntax, c.unit))
+}
+
+// prepare opens the views and a database in which they are tables.
+func (q *query) prepare(ctx context.Context) error {
+	if err := q.openViews(ctx); err != nil {
+		return err
+	}
+	s := settings{threads: q.engine.opts.Threads, memoryBytes: q.opts.MemoryBytes, spillBytes: q.engine.opts.SpillBytes}
+	if q.engine.opts.SpillDir != "" {
+		// Two databases must not share one: their files have the same names.
+		dir, err := os.MkdirTemp(q.engine.opts.SpillDir, "sql-")
+		if err != nil {
+			return fmt.Errorf("make spill directory: %w", err)
+		}
+		q.release = append(q.release, func() { _ = os.RemoveAll(dir) })
+		s.spillDir = dir
+	}
+	db, err := openDatabase(ctx, s)
+	if err != nil {
+		return err
+	}
+	q.db = db
+	// One transaction: now() is the same in all that follows.
+	if err := db.exec(ctx, "BEGIN TRANSACTION"); err != nil {
+		return err
+	}
+	var sources []source
+	for _, g := range q.groups {
+		if sources, err = q.plan(ctx, g, sources); err != nil {
+			return err
+		}
+	}
+	paths, err := q.fetch(ctx)
+	if err != nil {
+		return err
+	}
+	if err := db.register(sources); err != nil {
+		return err
+	}
+	if err := db.lock(ctx, paths); err != nil {
+		return err
+	}
+	for _, g := range q.groups {
+		if err := q.create(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openViews opens one view for each version.
+func (q *query) openViews(ctx context.Context) error {
+	byAt := map[txlog.At]*reader.View{}
+	for _, g := range q.groups {
+		v := byAt[g.at]
+		if v == nil {
+			var err error
+			if v, err = q.engine.reader.At(ctx, g.at); err != nil {
+				return err
+			}
+			byAt[g.at] = v
+			q.views = append(q.views, v)
+		}
+		g.view = v
+	}
+	return nil
+}
+
+// plan decides what a group reads. It returns the sources with the group's
+// added.
+func (q *query) plan(ctx context.Context, g *group, sources []source) ([]source, error) {
+	var list *listing
+	var err error
+	switch g.kind {
+	case kindFiles:
+		list, err = filesListing(g.view)
+	case kindShards:
+		list, err = shardsListing(g.view)
+	case kindLog:
+		list, err = q.engine.logListing(ctx, g.view)
+	default:
+		return q.planRows(ctx, g, sources)
+	}
+	if err != nil {
+		return nil, err
+	}
+	g.source = len(sources)
+	return append(sources, list), nil
+}
+
+func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]source, error) {
+	var names []string
+	head := g.view.Head()
+	if head != nil {
+		names = labelNames(head)
+	}
+	t, err := newRowsTable(g.view, names)
+	if err != nil {
+		return nil, err
+	}
+	g.rows = t
+	if t.layout != nil && g.kind == kindRows {
+		if err := q.narrow(ctx, g); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.plan(); err != nil {
+		return nil, err
+	}
+	if head != nil && t.layout != nil {
+		t.head = len(sources)
+		sources = append(sources, newHeadSource(t))
+	}
+	return sources, nil
+}
+
+// narrow finds what all references of a group have in common: the times that
+// any of them asks for, and if there is only one, all that is certain of it.
+func (q *query) narrow(ctx context.Context, g *group) error {
+	columns := keyColumnsOf(g.rows.columnLabels())
+	for i, ref := range g.refs {
+		p := understand(ref, columns)
+		r, err := q.engine.parser.timeRange(ctx, q.db, p.bounds)
+		if err != nil {
+			return fmt.Errorf("evaluate time bounds: %w", err)
+		}
+		if i == 0 {
+			g.rows.sel.Range = r
+		} else {
+			g.rows.sel.Range = g.rows.sel.Range.Union(r)
+		}
+		if len(g.refs) == 1 {
+			g.where, g.rows.sel.Matchers = p, p.matchers
+		}
+	}
+	return nil
+}
+
+// fetches is the number of files fetched at the same time.
+const fetches = 16
+
+// fetch makes the planned files local and returns their paths.
+func (q *query) fetch(ctx context.Context) ([]string, error) {
+	var paths []string
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(fetches)
+	for _, g := range q.groups {
+		if g.rows == nil {
+			continue
+		}
+		t := g.rows
+		t.paths = make([]string, len(t.scan.Files))
+		releases := make([]func(), len(t.scan.Files))
+		// Release what was fetched even if another file fails.
+		q.release = append(q.release, func() {
+			for _, f := range releases {
+				if f != nil {
+					f()
+				}
+			}
+		})
+		for i := range t.scan.Files {
+			group.Go(func() (err error) {
+				t.paths[i], releases[i], err = q.engine.local(ctx, t.scan.Files[i].Add)
+				return err
+			})
+		}
+	}
+	err := group.Wait()
+	for _, v := range q.views {
+		if lost := v.Check(); lost != nil {
+			return nil, lost
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range q.groups {
+		if g.rows != nil {
+			paths = append(paths, g.rows.paths...)
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(paths))), nil
+}
+
+// local returns the path of a data file.
+func (e *Engine) local(ctx context.Context, add *action.Add) (path string, release func(), err error) {
+	log := e.reader.Log()
+	key, err := log.Key(add.Path)
+	if err != nil {
+		return "", nil, err
+	}
+	path, ok := storage.LocalPath(log.Store(), key)
+	switch {
+	case ok:
+	case e.opts.Files == nil:
+		return "", nil, fmt.Errorf("%w: %s", ErrNoLocalFiles, key)
+	default:
+		if path, release, err = e.opts.Files.File(ctx, log.Store(), key, add.Size); err != nil {
+			switch {
+			case errors.Is(err, storage.ErrNotFound), errors.Is(err, cache.ErrSizeMismatch):
+				err = fmt.Errorf("%w: %s is not what the log names: %w", chunk.ErrCorrupt, key, err)
+			case errors.Is(err, cache.ErrNoRoom):
+				err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+			}
+			return "", nil, err
+		}
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", release, fmt.Errorf("path of %s: %w", key, err)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", release, fmt.Errorf("%w: the log names %s, which does not exist: %w", chunk.ErrCorrupt, key, err)
+	case err != nil:
+		return "", release, fmt.Errorf("data file %s: %w", key, err)
+	case info.Size() != add.Size:
+		return "", release, fmt.Errorf("%w: %s has %d bytes, the log says %d", chunk.ErrCorrupt, key, info.Size(), add.Size)
+	case !printable(path):
+		return "", release, fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, path)
+	}
+	return path, release, nil
+}
+
+// create makes a group a table of the database, under every name by which the
+// statement knows it.
+func (q *query) create(ctx context.Context, g *group) error {
+	body := fmt.Sprintf("SELECT * FROM %s(%d)", scanFunction, g.source)
+	if g.rows != nil {
+		if err := q.engine.findDirty(ctx, q.db, g.rows); err != nil {
+			return err
+		}
+		if err := g.rows.findDuplicates(ctx, q.engine.parser, q.db, g.where, g.name+"_twice"); err != nil {
+			return err
+		}
+		body = g.rows.sql()
+	}
+	if g.kind == kindSeries {
+		if g.rows.layout == nil {
+			return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
+		}
+		if err := q.db.exec(ctx, "CREATE TEMP VIEW "+g.name+"_rows AS "+body); err != nil {
+			return fmt.Errorf("make table: %w", err)
+		}
+		body = seriesSQL(g.name+"_rows", g.rows)
+	}
+	names := []string{g.name}
+	if q.sql == q.statement.sql {
+		names = names[:0]
+		for _, ref := range g.refs {
+			if name, _ := ref.node["table_name"].(string); !slices.Contains(names, lower(name)) {
+				names = append(names, lower(name))
+			}
+		}
+	}
+	for i, name := range names {
+		if i > 0 {
+			body = "SELECT * FROM " + quoteName(names[0])
+		}
+		if err := q.db.exec(ctx, "CREATE TEMP VIEW "+quoteName(name)+" AS "+body); err != nil {
+			return fmt.Errorf("make table: %w", err)
+		}
+	}
+	return nil
+}
+
+// run starts the statement.
+func (q *query) run(ctx context.Context) (*Rows, error) {
+	ctx, cancel := context.WithDeadline(ctx, q.deadline)
+	defer cancel()
+	if err := q.prepare(ctx); err != nil {
+		return nil, q.typed(ctx, err)
+	}
+	p, err := q.db.prepare(ctx, q.sql)
+	if err != nil {
+		return nil, q.typed(ctx, err)
+	}
+	// The parse tree has said so already; this is DuckDB's own word for it.
+	if kind := duckdb.PreparedStatementType(p); kind != duckdb.StatementTypeSelect {
+		duckdb.DestroyPrepare(&p)
+		return nil, fmt.Errorf("%w: statement of type %d", ErrNotAllowed, kind)
+	}
+	if duckdb.NParams(p) > 0 {
+		duckdb.DestroyPrepare(&p)
+		return nil, fmt.Errorf("%w: the statement has parameters", ErrSyntax)
+	}
+	c, err := q.db.start(ctx, p)
+	if err != nil {
+		return nil, q.typed(ctx, err)
+	}
+	conv, err := newConverter(&c.result)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return &Rows{query: q, cursor: c, converter: conv}, nil
+}
+
+// scans describes what is read.
+func (q *query) scans() []TableScan {
+	var out []TableScan
+	for _, g := range q.groups {
+		s := TableScan{Table: q.engine.opts.Table + string(g.kind), Version: g.view.Version()}
+		if t := g.rows; t != nil {
+			s.Head = t.head >= 0
+			s.Files, s.Bytes, s.Skipped = len(t.scan.Files), t.scan.Bytes(), t.scan.Skipped
+			s.Compared, s.Duplicates = len(t.disputed()), t.duplicates != ""
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// maxFacts bounds what an engine remembers of files, and maxKeys the labels
+// it remembers of one.
+const (
+	maxFacts = 200_000
+	maxKeys  = 10_000
+)
+
+// findDirty finds the files that keep labels in their overflow maps which
+// have a column by now. It costs a footer a file, once in an engine's life.
+func (e *Engine) findDirty(ctx context.Context, d *database, t *rowsTable) error {
+	t.dirty = map[int][]string{}
+	if t.layout == nil {
+		return nil
+	}
+	known := make([][]string, len(t.scan.Files))
+	var ask []string
+	byPath := map[string]int{}
+	e.factsMu.Lock()
+	for i := range t.scan.Files {
+		labels, ok := e.facts[t.scan.Files[i].Add.Path]
+		if known[i] = labels; !ok {
+			ask = append(ask, t.paths[i])
+			byPath[t.paths[i]] = i
+		}
+	}
+	e.factsMu.Unlock()
+	if len(ask) > 0 {
+		found, err := overflowLabels(ctx, d, ask)
+		if err != nil {
+			return fmt.Errorf("read overflow labels: %w", err)
+		}
+		e.factsMu.Lock()
+		if len(e.facts)+len(ask) > maxFacts {
+			clear(e.facts)
+		}
+		for path, i := range byPath {
+			known[i] = found[path]
+			if len(known[i]) <= maxKeys {
+				e.facts[t.scan.Files[i].Add.Path] = known[i]
+			}
+		}
+		e.factsMu.Unlock()
+	}
+	for i, labels := range known {
+		for _, l := range labels {
+			if _, ok := t.layout.Column(l); ok {
+				t.dirty[i] = append(t.dirty[i], l)
+			}
+		}
+	}
+	return nil
+}
+
+// chunkInfoKey is where a data file tells about itself (package chunk,
+// "Format").
+const chunkInfoKey = "cardinal.chunk"
+
+// overflowLabels returns the labels that the overflow maps of files may hold.
+func overflowLabels(ctx context.Context, d *database, paths []string) (map[string][]string, error) {
+	rows, err := d.rows(ctx, "SELECT file_name, decode(value) FROM parquet_kv_metadata("+quoteTexts(paths)+") WHERE key = "+quoteText(chunkInfoKey)+"::BLOB")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	for _, r := range rows {
+		var info struct{ Overflow []string }
+		if err := json.Unmarshal([]byte(r[1]), &info); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", chunk.ErrCorrupt, r[0], err)
+		}
+		out[r[0]] = info.Overflow
+	}
+	return out, nil
+}
+
+// isGone reports that a version's commit is no longer, or not yet, there.
+func isGone(err error) bool {
+	return errors.Is(err, txlog.ErrVersionVacuumed) || errors.Is(err, txlog.ErrVersionNotFound)
+}

@@ -1,0 +1,464 @@
+package sqlengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cardinalsin/action"
+	"cardinalsin/chunk"
+	"cardinalsin/planner"
+	"cardinalsin/reader"
+	"cardinalsin/series"
+	"cardinalsin/shard"
+	"cardinalsin/txlog"
+)
+
+// column is one column of a table as a statement sees it.
+type column struct {
+	name      string
+	sqlType   string
+	physical  string // name inside the data files; empty: a partition column
+	partition string // name of the partition value
+	label     string // of a label column
+}
+
+// rowsTable is the rows of one view: its files, its head and how they become
+// one table without duplicates.
+type rowsTable struct {
+	view    *reader.View
+	columns []column
+	layout  *chunk.Layout // nil: the table of another engine, whose rows are taken as they are
+	shards  *shard.Map    // nil: unknown
+	sel     series.Selector
+	scan    planner.Scan
+	paths   []string // local files, by place in scan.Files
+	// dirty lists, by place in scan.Files, the labels that the file keeps in
+	// its overflow map though they have a column now.
+	dirty map[int][]string
+	head  int // number of the head's source, -1: no head
+	// duplicates is the temporary table of the keys that occur more than
+	// once, empty: there are none.
+	duplicates string
+	contested  contested
+}
+
+// newRowsTable reads the schema of a view. headLabels are the label names of
+// the head, which may have no column yet: they get the one that the next
+// flush gives them.
+func newRowsTable(view *reader.View, headLabels []string) (*rowsTable, error) {
+	t := &rowsTable{view: view, head: -1, sel: series.Selector{Range: series.AllTime}}
+	snap := view.Snapshot()
+	schema := snap.Schema()
+	layout, err := chunk.LayoutOf(schema)
+	if err != nil || !slices.Equal(snap.Metadata().PartitionColumns, chunk.PartitionColumns()) {
+		return t, t.foreign(snap)
+	}
+	if grown := layout.Grow(headLabels); len(grown) > 0 {
+		schema = &action.Schema{Fields: append(slices.Clone(schema.Fields), grown...)}
+		if layout, err = chunk.LayoutOf(schema); err != nil {
+			return nil, err
+		}
+	}
+	t.layout = layout
+	if conf, ok := snap.Domain(shard.Domain); ok {
+		m, err := shard.Parse(conf)
+		if err != nil {
+			return nil, fmt.Errorf("version %d: %w", int64(snap.Version()), err)
+		}
+		t.shards = &m
+	}
+	fixed := func(name, sqlType string) {
+		t.columns = append(t.columns, column{name: name, sqlType: sqlType, physical: name})
+	}
+	// In the order of contract 5.
+	fixed(chunk.ColumnTimestamp, kindTimestamp.String())
+	fixed(chunk.ColumnNanos, kindInt.String())
+	fixed(chunk.ColumnMetricName, kindText.String())
+	fixed(chunk.ColumnSeriesID, kindBigInt.String())
+	fixed(chunk.ColumnValue, kindDouble.String())
+	fixed(chunk.ColumnHistogram, kindBlob.String())
+	for _, label := range layout.Labels() {
+		name, _ := layout.Column(label)
+		t.columns = append(t.columns, column{name: name, sqlType: kindText.String(), physical: name, label: label})
+	}
+	fixed(chunk.ColumnOverflow, kindTextMap.String())
+	t.columns = append(t.columns,
+		column{name: chunk.ColumnDate, sqlType: kindDate.String(), partition: chunk.ColumnDate},
+		column{name: chunk.ColumnShard, sqlType: kindText.String(), partition: chunk.ColumnShard})
+	return t, nil
+}
+
+// physicalName is where a table with mapped columns keeps the name inside its
+// files (PROTOCOL.md, "Column Mapping").
+const physicalName = "delta.columnMapping.physicalName"
+
+// foreign describes the table of another engine, in the order of its schema.
+// Of columns whose names differ only in case SQL can tell just one; the first
+// stays.
+func (t *rowsTable) foreign(snap *txlog.Snapshot) error {
+	partitions := snap.Metadata().PartitionColumns
+	mapped := snap.Metadata().Configuration["delta.columnMapping.mode"]
+	taken := map[string]bool{}
+	for i := range snap.Schema().Fields {
+		f := &snap.Schema().Fields[i]
+		if taken[strings.ToLower(f.Name)] {
+			continue
+		}
+		taken[strings.ToLower(f.Name)] = true
+		sqlType, err := sqlTypeOf(f.Type, 0)
+		if err != nil {
+			return fmt.Errorf("column %s: %w", f.Name, err)
+		}
+		c := column{name: f.Name, sqlType: sqlType, physical: f.Name}
+		if mapped == "name" || mapped == "id" {
+			if p, ok := f.Metadata[physicalName].(string); ok {
+				c.physical = p
+			}
+		}
+		if slices.Contains(partitions, f.Name) {
+			c.partition, c.physical = c.physical, ""
+		}
+		t.columns = append(t.columns, c)
+	}
+	return nil
+}
+
+// deltaTypes are Delta's primitive types in DuckDB's words.
+var deltaTypes = map[string]string{
+	"string": "VARCHAR", "long": "BIGINT", "integer": "INTEGER", "short": "SMALLINT", "byte": "TINYINT",
+	"float": "FLOAT", "double": "DOUBLE", "boolean": "BOOLEAN", "binary": "BLOB", "date": "DATE",
+	"timestamp": "TIMESTAMP WITH TIME ZONE", "timestamp_ntz": "TIMESTAMP",
+}
+
+// sqlTypeOf translates a type of the schema. An error wraps
+// txlog.ErrUnsupported.
+func sqlTypeOf(raw json.RawMessage, depth int) (string, error) {
+	unsupported := fmt.Errorf("%w: type %.100s", txlog.ErrUnsupported, raw)
+	if depth > maxNesting {
+		return "", unsupported
+	}
+	var name string
+	if json.Unmarshal(raw, &name) == nil {
+		if t, ok := deltaTypes[name]; ok {
+			return t, nil
+		}
+		var width, scale int
+		if n, err := fmt.Sscanf(name, "decimal(%d,%d)", &width, &scale); err == nil && n == 2 && width >= 1 && width <= 38 && scale >= 0 && scale <= width {
+			return fmt.Sprintf("DECIMAL(%d,%d)", width, scale), nil
+		}
+		return "", unsupported
+	}
+	var nested struct {
+		Type        string
+		ElementType json.RawMessage
+		KeyType     json.RawMessage
+		ValueType   json.RawMessage
+		Fields      []action.Field
+	}
+	if json.Unmarshal(raw, &nested) != nil {
+		return "", unsupported
+	}
+	switch nested.Type {
+	case "array":
+		t, err := sqlTypeOf(nested.ElementType, depth+1)
+		return t + "[]", err
+	case "map":
+		k, err := sqlTypeOf(nested.KeyType, depth+1)
+		if err != nil {
+			return "", err
+		}
+		v, err := sqlTypeOf(nested.ValueType, depth+1)
+		return "MAP(" + k + ", " + v + ")", err
+	case "struct":
+		var parts []string
+		for _, f := range nested.Fields {
+			t, err := sqlTypeOf(f.Type, depth+1)
+			if err != nil {
+				return "", err
+			}
+			parts = append(parts, quoteName(f.Name)+" "+t)
+		}
+		if len(parts) > 0 {
+			return "STRUCT(" + strings.Join(parts, ", ") + ")", nil
+		}
+	}
+	return "", unsupported
+}
+
+// columnLabels maps label columns to labels.
+func (t *rowsTable) columnLabels() map[string]string {
+	m := map[string]string{}
+	for _, c := range t.columns {
+		if c.label != "" {
+			m[c.name] = c.label
+		}
+	}
+	return m
+}
+
+// plan chooses the files. Deletion vectors hide rows in a form that DuckDB's
+// Parquet reader does not know.
+func (t *rowsTable) plan() error {
+	scan, err := t.view.Plan(t.sel)
+	if err != nil {
+		return err
+	}
+	for i := range scan.Files {
+		if scan.Files[i].Add.DeletionVector != nil {
+			return fmt.Errorf("%w: deletion vector of file %s", txlog.ErrUnsupported, scan.Files[i].Add.Path)
+		}
+	}
+	t.scan = scan
+	return nil
+}
+
+// all is every file of the scan.
+func (t *rowsTable) all() []int {
+	out := make([]int, len(t.scan.Files))
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+// rankColumn orders the copies of one observation; the greatest wins.
+const rankColumn = "cardinal_rank"
+
+// sql is the SELECT of all rows.
+func (t *rowsTable) sql() string {
+	var parts []string
+	if t.duplicates == "" {
+		parts = t.branches(t.all(), t.head >= 0, false)
+	} else {
+		disputed := t.disputed()
+		var rest []int
+		for i := range t.scan.Files {
+			if !slices.Contains(disputed, i) {
+				rest = append(rest, i)
+			}
+		}
+		parts = t.branches(rest, false, false)
+		from := strings.Join(t.branches(disputed, t.head >= 0, true), " UNION ALL ")
+		same := "FROM " + t.duplicates + ` AS d WHERE d.series_id = r.series_id AND d."timestamp" = r."timestamp" AND d.nanos IS NOT DISTINCT FROM r.nanos`
+		names := t.names()
+		parts = append(parts,
+			"SELECT "+names+" FROM ("+from+") AS r WHERE NOT EXISTS (SELECT 1 "+same+")",
+			// The hash found them; what decides is the full label set.
+			"SELECT "+names+" FROM (SELECT *, row_number() OVER (PARTITION BY "+t.identity()+" ORDER BY "+rankColumn+" DESC) AS cardinal_n FROM ("+from+") AS r WHERE EXISTS (SELECT 1 "+same+")) WHERE cardinal_n = 1")
+	}
+	if len(parts) == 0 {
+		return t.empty()
+	}
+	return strings.Join(parts, " UNION ALL ")
+}
+
+// disputed lists the files that may hold duplicates.
+func (t *rowsTable) disputed() []int {
+	return slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.contested.files), t.contested.headFiles...))))
+}
+
+func (t *rowsTable) names() string {
+	list := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		list[i] = quoteName(c.name)
+	}
+	return strings.Join(list, ", ")
+}
+
+// identity lists what makes two rows the same observation: the full label set
+// and the instant.
+func (t *rowsTable) identity() string {
+	list := []string{quoteName(chunk.ColumnTimestamp), chunk.ColumnNanos, chunk.ColumnMetricName, chunk.ColumnSeriesID}
+	for _, c := range t.columns {
+		if c.label != "" {
+			list = append(list, quoteName(c.name))
+		}
+	}
+	list = append(list, "list_sort(map_entries("+chunk.ColumnOverflow+"))")
+	return strings.Join(list, ", ")
+}
+
+// empty is a table with the columns and no row.
+func (t *rowsTable) empty() string {
+	list := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		list[i] = "NULL::" + c.sqlType + " AS " + quoteName(c.name)
+	}
+	if len(list) == 0 {
+		list = []string{"NULL AS empty"}
+	}
+	return "SELECT " + strings.Join(list, ", ") + " WHERE false"
+}
+
+// branches are the SELECTs of some files and of the head.
+func (t *rowsTable) branches(files []int, head, ranked bool) []string {
+	var parts []string
+	byDirt := map[string][]int{}
+	var order []string
+	for _, i := range files {
+		key := strings.Join(t.dirty[i], "\x00")
+		if _, seen := byDirt[key]; !seen {
+			order = append(order, key)
+		}
+		byDirt[key] = append(byDirt[key], i)
+	}
+	for _, key := range order {
+		parts = append(parts, t.readFiles(byDirt[key], ranked))
+	}
+	if head {
+		list := t.names()
+		if ranked {
+			list += fmt.Sprintf(", %d AS %s", len(t.scan.Files), rankColumn)
+		}
+		parts = append(parts, fmt.Sprintf("SELECT %s FROM %s(%d)", list, scanFunction, t.head))
+	}
+	return parts
+}
+
+// readFiles is the SELECT of files that keep the same labels in their overflow
+// maps. The columns are named by number inside: a name of the table's could
+// be one that DuckDB gives a meaning of its own, as file_index.
+func (t *rowsTable) readFiles(files []int, ranked bool) string {
+	var list, schema []string
+	dirty := t.dirty[files[0]]
+	number := map[string]string{}
+	for i, c := range t.columns {
+		if c.physical != "" {
+			number[c.name] = "c" + strconv.Itoa(i)
+			schema = append(schema, fmt.Sprintf("%s: {'name': 'c%d', 'type': %s, 'default_value': NULL}", quoteText(c.physical), i, quoteText(c.sqlType)))
+		}
+	}
+	for _, c := range t.columns {
+		var e string
+		switch {
+		case c.physical == "":
+			e = perFile(files, c.sqlType, func(i int) string { return t.partitionValue(i, c) })
+		case c.label != "" && slices.Contains(dirty, c.label):
+			e = fmt.Sprintf("coalesce(%s, %s[%s])", number[c.name], number[chunk.ColumnOverflow], quoteText(c.label))
+		case c.name == chunk.ColumnOverflow && len(dirty) > 0:
+			e = fmt.Sprintf("nullif(map_from_entries(list_filter(map_entries(%s), lambda e: NOT list_contains(%s, e.key))), MAP {}::%s)", number[c.name], quoteTexts(dirty), c.sqlType)
+		default:
+			e = number[c.name]
+		}
+		list = append(list, e+" AS "+quoteName(c.name))
+	}
+	if ranked {
+		// Places in the scan ascend by rank.
+		list = append(list, perFile(files, "BIGINT", strconv.Itoa)+" AS "+rankColumn)
+	}
+	paths := make([]string, len(files))
+	for k, i := range files {
+		paths[k] = t.paths[i]
+	}
+	if len(schema) == 0 {
+		// Every column is a partition's: only the number of rows matters.
+		return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) + ", hive_partitioning = false)"
+	}
+	return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) +
+		", schema = MAP {" + strings.Join(schema, ", ") + "}, hive_partitioning = false)"
+}
+
+// perFile is an expression with a value for each file. DuckDB numbers the
+// files of a scan from 0.
+func perFile(files []int, sqlType string, value func(i int) string) string {
+	list := make([]string, len(files))
+	same := true
+	for k, i := range files {
+		list[k] = value(i)
+		same = same && list[k] == list[0]
+	}
+	if same {
+		return "CAST(" + list[0] + " AS " + sqlType + ")"
+	}
+	return "CAST([" + strings.Join(list, ",") + "] AS " + sqlType + "[])[file_index::BIGINT + 1]"
+}
+
+func (t *rowsTable) partitionValue(i int, c column) string {
+	v, ok := t.scan.Files[i].Add.PartitionValues.Get(c.partition)
+	if !ok || v == "" { // the protocol writes null as "" too
+		return "NULL"
+	}
+	return quoteText(v)
+}
+
+// findDuplicates looks where the same instant of one series hash occurs twice
+// and puts what it finds into a temporary table. In most tables there is
+// none, and the statement then reads plain files.
+func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, where predicate, name string) error {
+	if t.layout == nil {
+		return nil
+	}
+	span, hasHead := series.TimeRange{}, false
+	if t.head >= 0 {
+		span, hasHead = t.view.Head().Range()
+	}
+	t.contested = findContested(t.scan.Files, span, hasHead)
+	var queries []string
+	if len(t.contested.files) > 0 {
+		keys := name + "_files"
+		if err := t.keysView(ctx, d, keys, t.contested.files, t.contested.intervals); err != nil {
+			return err
+		}
+		q, err := t.keysWhere(ctx, p, keys, where)
+		if err != nil {
+			return err
+		}
+		queries = append(queries, `SELECT series_id, "timestamp", nanos FROM (`+q+") GROUP BY ALL HAVING count(*) > 1")
+	}
+	if len(t.contested.headFiles) > 0 {
+		keys := name + "_head"
+		if err := t.keysView(ctx, d, keys, t.contested.headFiles, t.contested.headIntervals); err != nil {
+			return err
+		}
+		q, err := t.keysWhere(ctx, p, keys, where)
+		if err != nil {
+			return err
+		}
+		queries = append(queries, fmt.Sprintf(`SELECT series_id, "timestamp", nanos FROM (%s) AS f WHERE EXISTS (SELECT 1 FROM %s(%d) AS h WHERE h.series_id = f.series_id AND h."timestamp" = f."timestamp" AND h.nanos IS NOT DISTINCT FROM f.nanos)`, q, scanFunction, t.head))
+	}
+	if len(queries) == 0 {
+		return nil
+	}
+	if err := d.exec(ctx, "CREATE TEMP TABLE "+name+" AS "+strings.Join(queries, " UNION ")); err != nil {
+		return fmt.Errorf("find duplicates: %w", err)
+	}
+	rows, err := d.rows(ctx, "SELECT count(*)::VARCHAR FROM "+name)
+	if err != nil {
+		return fmt.Errorf("count duplicates: %w", err)
+	}
+	if rows[0][0] != "0" {
+		t.duplicates = name
+	}
+	return nil
+}
+
+// keysView names the rows of some files within some intervals.
+func (t *rowsTable) keysView(ctx context.Context, d *database, name string, files []int, intervals []series.TimeRange) error {
+	var times []string
+	for _, r := range intervals {
+		lo, hi := max(r.Min, series.MinTimestamp), min(r.Max, series.MaxTimestamp)
+		times = append(times, fmt.Sprintf(`"timestamp" BETWEEN make_timestamptz(%d) AND make_timestamptz(%d)`, int64(lo), int64(hi)))
+	}
+	sql := "CREATE TEMP VIEW " + name + " AS SELECT * FROM (" + strings.Join(t.branches(files, false, false), " UNION ALL ") + ") WHERE " + strings.Join(times, " OR ")
+	if err := d.exec(ctx, sql); err != nil {
+		return fmt.Errorf("find duplicates: %w", err)
+	}
+	return nil
+}
+
+// keysWhere selects the keys of a view under the statement's own conditions.
+func (t *rowsTable) keysWhere(ctx context.Context, p *parser, view string, where predicate) (string, error) {
+	var list []any
+	for _, c := range []string{chunk.ColumnSeriesID, chunk.ColumnTimestamp, chunk.ColumnNanos} {
+		list = append(list, object{"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": []any{c}})
+	}
+	return p.text(ctx, selectTree(list, tableTree(view, where.alias), where.conditions))
+}
+
+// errNoFile: a data file is not where it should be.
+var errNoFile = errors.New("data file is missing or has another size")

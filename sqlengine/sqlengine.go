@@ -1,0 +1,199 @@
+// Package sqlengine answers SQL over one table by DuckDB: the files of a
+// version and the head, as one table without duplicates.
+//
+// It stands on layer 6, above reader, and is the only package that knows
+// DuckDB and the only one with cgo. It writes nothing to the store.
+//
+// A query has a DuckDB of its own, in memory (opening one takes 7 ms), with
+// its own limits on memory and threads. It can open the files of the query's
+// views and nothing else, and its configuration is locked before the
+// statement is seen. The statement itself is checked on DuckDB's own parse
+// tree (json_serialize_sql): one SELECT, our tables, functions from a list. What the
+// tree says of a kind that we do not know is refused.
+//
+// Tables a statement can name, T being the table's own name or this_table:
+//
+//	T         every live row, columns by contract 5
+//	T_series  the distinct series, with samples, first_time, last_time
+//	T_files   the live files
+//	T_shards  the shard map and what each shard holds
+//	T_log     the history, newest first, at most 1000 versions
+//
+// Each takes AT (VERSION => n) or AT (TIMESTAMP => t) after its alias.
+//
+// One observation that lies in several places is shown once, by the rule of
+// internal/merge: same full label set, same (timestamp, nanos), the greatest
+// rank wins. Files whose exact time and key ranges do not touch are read
+// plainly. Where they touch, the engine first looks for (series_id,
+// timestamp, nanos) that occur twice; if there is none, which is usual, all
+// files are read plainly; else only rows with those keys are compared by
+// their full label sets.
+//
+// INVARIANT: a statement sees the rows that reader.View.Select yields for the
+// same version, bit for bit, or fails. Never a part of them: a pin that is
+// lost fails the query.
+package sqlengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"cardinalsin/reader"
+	"cardinalsin/storage"
+	"cardinalsin/txlog"
+)
+
+// Conditions a caller branches on. Those of reader, txlog, lease, chunk and
+// storage pass through, among them txlog.ErrVersionNotFound,
+// txlog.ErrVersionVacuumed and lease.ErrPinLost.
+var (
+	// ErrSyntax: the statement cannot be parsed, or names what does not
+	// exist. The error holds DuckDB's message.
+	ErrSyntax = errors.New("invalid SQL")
+	// ErrNotAllowed: the statement does more than to read our tables.
+	ErrNotAllowed = errors.New("statement not allowed")
+	// ErrExecution: the statement is valid and its evaluation failed, as by a
+	// cast or a division.
+	ErrExecution = errors.New("query failed")
+	// ErrTimeout: the query took longer than its limit.
+	ErrTimeout = errors.New("query timed out")
+	// ErrTooLarge: the query needs more memory, or returns more, than its
+	// limits allow.
+	ErrTooLarge = errors.New("query exceeds its limits")
+	// ErrNoLocalFiles: the store is remote and Options.Files is not set.
+	ErrNoLocalFiles = errors.New("data files are not local")
+)
+
+// Files makes objects of a store readable as local files; *cache.Cache is
+// one. It must be safe for concurrent use.
+type Files interface {
+	// File returns the path of a file with the object's contents. The file
+	// stays until release is called.
+	File(ctx context.Context, store storage.Store, key string, size int64) (path string, release func(), err error)
+}
+
+// Options configure an Engine; the zero value is useful.
+type Options struct {
+	// Table is the table's own name in SQL. Default "metrics".
+	Table string
+	// Files fetches data files; a store of local files needs none, and is
+	// read in place.
+	Files Files
+	// Timeout, MemoryBytes, MaxRows and MaxBytes are the limits of one query,
+	// which QueryOptions can lower. Default: 5 minutes, 1 GiB, none, none.
+	Timeout     time.Duration
+	MemoryBytes int64
+	MaxRows     int64
+	MaxBytes    int64 // of the result in memory
+	// TotalMemoryBytes is what all queries together may use; more queries
+	// wait. Default: four times MemoryBytes.
+	TotalMemoryBytes int64
+	// Threads is the number of threads of one query. Default GOMAXPROCS.
+	Threads int
+	// SpillDir is where queries put what exceeds their memory, in
+	// directories of their own. Default: nowhere, such queries fail.
+	SpillDir string
+	// SpillBytes bounds that for one query. Default 8 GiB.
+	SpillBytes int64
+	// Now is the local clock; it only measures intervals. Default time.Now.
+	Now func() time.Time
+}
+
+// EnsureDefaults fills in what is unset.
+func (o *Options) EnsureDefaults() {
+	if o.Table == "" {
+		o.Table = "metrics"
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 5 * time.Minute
+	}
+	if o.MemoryBytes <= 0 {
+		o.MemoryBytes = 1 << 30
+	}
+	if o.TotalMemoryBytes < o.MemoryBytes {
+		o.TotalMemoryBytes = 4 * o.MemoryBytes
+	}
+	if o.Threads <= 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	if o.SpillBytes <= 0 {
+		o.SpillBytes = 8 << 30
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+// QueryOptions are those of one query; a limit that is zero, or above the
+// engine's, is the engine's.
+type QueryOptions struct {
+	// At is the version of the tables that have no AT clause. The latest one
+	// comes with the head.
+	At          txlog.At
+	Timeout     time.Duration
+	MemoryBytes int64
+	MaxRows     int64
+	MaxBytes    int64
+}
+
+// within lowers the engine's limits to those of the query.
+func (o *QueryOptions) within(e *Options) {
+	o.Timeout = lowest(o.Timeout, e.Timeout)
+	o.MemoryBytes = lowest(o.MemoryBytes, e.MemoryBytes)
+	o.MaxRows = lowest(o.MaxRows, e.MaxRows)
+	o.MaxBytes = lowest(o.MaxBytes, e.MaxBytes)
+}
+
+// lowest is the lower of two limits, zero being none.
+func lowest[T int64 | time.Duration](a, b T) T {
+	if a <= 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// Engine answers queries. It may be used concurrently.
+type Engine struct {
+	reader *reader.Reader
+	opts   Options
+	parser *parser
+	names  map[string]tableKind
+	memory *semaphore.Weighted
+
+	factsMu sync.Mutex
+	facts   map[string][]string // by path: labels in a file's overflow map
+}
+
+// New returns an engine over a reader. It opens a small DuckDB to parse
+// statements; Close frees it.
+func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
+	opts.EnsureDefaults()
+	p, err := newParser(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open SQL engine: %w", err)
+	}
+	e := &Engine{
+		reader: r, opts: opts, parser: p,
+		names:  map[string]tableKind{},
+		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
+		facts:  map[string][]string{},
+	}
+	for _, kind := range tableKinds {
+		e.names[lower(opts.Table)+string(kind)] = kind
+		e.names[thisTable+string(kind)] = kind
+	}
+	return e, nil
+}
+
+// Close frees the engine. No call may be running; rows that are open stay
+// usable.
+func (e *Engine) Close() error {
+	e.parser.close()
+	return nil
+}
