@@ -16,6 +16,7 @@ import (
 	_ "github.com/klauspost/compress/s2"
 	_ "github.com/klauspost/compress/zstd"
 	_ "github.com/parquet-go/parquet-go"
+	_ "github.com/prometheus/client_golang/exp/api/remote"
 	_ "github.com/prometheus/client_golang/prometheus/promhttp"
 	_ "github.com/prometheus/procfs"
 	_ "github.com/prometheus/prometheus/promql/promqltest"
