@@ -83,7 +83,7 @@ func TestFailedWrite(t *testing.T) {
 				bytes := l.Bytes()
 				disk.short, disk.fail["write"] = short, cause
 				_, _, err := l.Append(group)
-				if !errors.Is(err, cause) || errors.Is(err, ErrFull) != (cause != unix.EIO) || errors.Is(err, ErrFailed) {
+				if !errors.Is(err, cause) || errors.Is(err, ErrFull) == errors.Is(cause, unix.EIO) || errors.Is(err, ErrFailed) {
 					t.Fatalf("error is %v", err)
 				}
 				if l.LastSequence() != 2 || l.Bytes() != bytes {
