@@ -91,8 +91,9 @@ func (c *Column) Close() {
 		return
 	}
 	c.fail(errClosed)
-	clear(c.strs)
+	clear(c.strs) // so that the pool holds on to no pages
 	clear(c.entries)
+	c.strs, c.ints, c.entries = c.strs[:0], c.ints[:0], c.entries[:0]
 	scratches.Put(c.scratch)
 	c.scratch = nil
 }

@@ -260,6 +260,8 @@ func (e *schemaElement) meaning() Logical {
 		return Logical{Kind: Timestamp, Unit: 1e6, UTC: true}
 	case deprecated.Int8, deprecated.Int16, deprecated.Int32, deprecated.Int64:
 		return Logical{Kind: Integer}
+	case deprecated.Map, deprecated.MapKeyValue, deprecated.List:
+		return Logical{}
 	case noConverted:
 		if e.typ == format.Int96 && e.leaf {
 			// Only ever used for timestamps; Column.Int gives microseconds.
