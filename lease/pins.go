@@ -317,7 +317,7 @@ func (p *Pins) readBack(ctx context.Context, c *pin, seq int64, cause error) err
 	var b pinBody
 	if json.Unmarshal(data, &b) != nil || b.Revoked {
 		p.lose(c)
-		return nil //nolint:nilerr // gone is lost; the next attempt makes a new pin
+		return nil //nolint:nilerr // revoked is lost; the next attempt makes a new pin
 	}
 	if p.acknowledge(c, b.Seq, info.ETag); b.Seq != seq {
 		return fmt.Errorf("%w: %w", errNotApplied, cause)
