@@ -223,9 +223,6 @@ func (w *Writer) insert(seq wal.Sequence, b series.Batch, ids []series.ID) {
 		w.oldest.CompareAndSwap(nil, &now)
 	}
 	if first || bytes >= w.opts.FlushBytes {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+		w.wakeRun()
 	}
 }

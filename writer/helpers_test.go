@@ -358,3 +358,35 @@ func (s *spyWAL) Sync() error { return s.around("sync", s.Log.Sync) }
 func (s *spyWAL) Truncate(through wal.Sequence) error {
 	return s.around(fmt.Sprintf("truncate through %d", through), func() error { return s.Log.Truncate(through) })
 }
+
+// mergedTable shows the one series of a table as readers see it: files merged
+// by their rank.
+func mergedTable(t testing.TB, store storage.Store) string {
+	t.Helper()
+	log := openTable(t, store)
+	snap, err := log.Snapshot(t.Context(), txlog.Latest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []merge.Source
+	for a := range snap.Files() {
+		tags, _, err := chunk.ParseTags(a.Tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, merge.Source{
+			Rank:   merge.Rank{Order: tags.Order.Hi, Tie: a.Path},
+			Series: merge.Slice(readFile(t, log, a)),
+		})
+	}
+	var out []string
+	for s, err := range merge.Sources(sources...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.Samples {
+			out = append(out, fmt.Sprintf("%d+%d=%g", p.Time-day, p.Nanos, p.Value))
+		}
+	}
+	return strings.Join(out, " ")
+}

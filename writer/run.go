@@ -68,8 +68,14 @@ func (w *Writer) waitDue(ctx context.Context) error {
 }
 
 // due is the time until the head must be flushed; some is false while it is
-// empty.
+// empty. A writer that is fenced is due to hear of it.
 func (w *Writer) due() (left time.Duration, some bool) {
+	w.queueMu.Lock()
+	stopped := w.stopped
+	w.queueMu.Unlock()
+	if errors.Is(stopped, txlog.ErrFenced) {
+		return 0, true
+	}
 	oldest := w.oldest.Load()
 	if oldest == nil {
 		return 0, false

@@ -354,4 +354,13 @@ func (w *Writer) stop(reason error) {
 	if w.stopped == nil || errors.Is(reason, txlog.ErrFenced) {
 		w.stopped = reason
 	}
+	w.wakeRun()
+}
+
+// wakeRun lets Run look again at what is due.
+func (w *Writer) wakeRun() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
 }

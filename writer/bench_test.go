@@ -1,0 +1,122 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"cardinalsin/series"
+	"cardinalsin/storage/mem"
+	"cardinalsin/wal"
+)
+
+// scrapes yields batches of n samples that go round all series, one sample
+// each a round, 10 s apart.
+func scrapes(all []series.Labels, n int) func() series.Batch {
+	var mu sync.Mutex
+	next, round := 0, int64(0)
+	return func() series.Batch {
+		mu.Lock()
+		from, r := next, round
+		if next += n; next+n > len(all) {
+			next, round = 0, round+1
+		}
+		mu.Unlock()
+		b := make(series.Batch, n)
+		samples := make([]series.Sample, n)
+		for i := range b {
+			samples[i] = at0(r*10_000_000, float64(r)*1.5+float64(from+i))
+			b[i] = series.Series{Labels: all[from+i], Samples: samples[i : i+1 : i+1]}
+		}
+		return b
+	}
+}
+
+// BenchmarkAppend writes batches over 200,000 series with an fsync before each
+// acknowledgement, by as many clients as the name says, while Run flushes into
+// a store in memory.
+func BenchmarkAppend(b *testing.B) {
+	all := manySeries(200_000)
+	for _, size := range []int{1000, 10_000} {
+		for _, clients := range []int{1, 8} {
+			b.Run(fmt.Sprintf("samples=%d/clients=%d", size, clients), func(b *testing.B) {
+				benchAppend(b, all, size, clients)
+			})
+		}
+	}
+}
+
+func benchAppend(b *testing.B, all []series.Labels, size, clients int) {
+	disk, err := wal.Open(b.TempDir(), wal.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer disk.Close() //nolint:errcheck // the benchmark is over
+	w, err := Open(b.Context(), createTable(b, mem.New(mem.Options{})), disk, Options{FlushBytes: 256 << 20})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := w.Run(ctx); err != nil {
+			b.Error(err)
+		}
+	})
+	batch := scrapes(all, size)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var group sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range clients {
+		group.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := w.Append(ctx, batch()); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	b.StopTimer()
+	cancel()
+	running.Wait()
+	b.ReportMetric(float64(b.N)*float64(size)/b.Elapsed().Seconds(), "samples/s")
+}
+
+// BenchmarkFlush cuts, sorts, encodes and commits a head of 200,000 series
+// with five samples each.
+func BenchmarkFlush(b *testing.B) {
+	all := manySeries(200_000)
+	ids := make([]series.ID, len(all))
+	for i := range all {
+		ids[i] = series.IDOf(all[i])
+	}
+	disk, err := wal.Open(b.TempDir(), wal.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer disk.Close() //nolint:errcheck // the benchmark is over
+	w, err := Open(b.Context(), createTable(b, mem.New(mem.Options{})), disk, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range b.N {
+		b.StopTimer()
+		batch := scrapes(all, len(all))
+		w.insertMu.Lock()
+		for range 5 {
+			w.insert(w.inserted+1, batch(), ids)
+		}
+		w.insertMu.Unlock()
+		b.StartTimer()
+		if err := w.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*float64(5*len(all))/b.Elapsed().Seconds(), "rows/s")
+}
