@@ -54,7 +54,7 @@ demo: build ## this machine's metrics: written, queried, travelled, compacted, v
 	$(BIN)/cardinal demo
 
 demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
-	$(BIN)/cardinal demo --s3-server $(TOOLS)/bin/versitygw
+	$(GO) run ./internal/interop/s3 $(BIN)/cardinal demo
 
 interop: interop-delta interop-prometheus ## other people's programs against ours
 

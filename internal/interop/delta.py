@@ -25,7 +25,7 @@ def main(cardinal: str) -> int:
             [cardinal, "sql", "--store", root, "--format", "json", QUERY],
             check=True, capture_output=True, text=True,
         ).stdout
-        ours = json.loads(out.splitlines()[0])
+        ours = json.loads(out)[0]
         table = deltalake.DeltaTable(f"{root}/default/metrics")
         rows = table.to_pyarrow_table()
         memory = rows.filter(pc.equal(rows["metric_name"], "node_memory_MemTotal_bytes"))
