@@ -27,6 +27,8 @@ type Options struct {
 	// SplitValues encodes value as BYTE_STREAM_SPLIT, which saves a tenth to
 	// a quarter of that column, in files that Spark before 4.2 cannot read.
 	SplitValues bool
+
+	rowGroupBytes int // maxRowGroupBytes, unless a test says less
 }
 
 // EnsureDefaults fills what is zero.
@@ -40,6 +42,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Level == 0 {
 		o.Level = 1
+	}
+	if o.rowGroupBytes == 0 {
+		o.rowGroupBytes = maxRowGroupBytes
 	}
 }
 
@@ -263,7 +268,7 @@ func (e *Encoder) add(s Series) error {
 			// At least one row, then as many as the byte limit allows.
 			bytes := e.pendingBytes
 			for i := range n {
-				if bytes += len(rest[i].Histogram); i > 0 && bytes > maxRowGroupBytes {
+				if bytes += len(rest[i].Histogram); i > 0 && bytes > e.opts.rowGroupBytes {
 					n = i
 					break
 				}
@@ -273,7 +278,7 @@ func (e *Encoder) add(s Series) error {
 			return err
 		}
 		rest = rest[n:]
-		if e.pendingRows >= e.opts.RowGroupRows || e.pendingBytes >= maxRowGroupBytes || len(rest) > 0 {
+		if e.pendingRows >= e.opts.RowGroupRows || e.pendingBytes >= e.opts.rowGroupBytes || len(rest) > 0 {
 			if err := e.flush(); err != nil {
 				return err
 			}

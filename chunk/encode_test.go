@@ -202,32 +202,44 @@ func TestNoBoundsForNaN(t *testing.T) {
 	}
 }
 
-// TestRowGroupsByBytes: large labels and histograms end a row group early.
+// TestRowGroupsByBytes: large labels and histograms end a row group, and a
+// page, early.
 func TestRowGroupsByBytes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("encodes 200 MB")
-	}
 	s := mk("a")
-	blob := make([]byte, maxValueBytes)
-	for i := range blob {
-		blob[i] = byte(i >> 12)
-	}
 	for i := range 12 {
+		blob := make([]byte, maxPageBytes/2+i)
+		for j := range blob {
+			blob[j] = byte(j >> 12)
+		}
 		s.Samples = append(s.Samples, series.Sample{Time: series.Timestamp(i), Histogram: blob})
 	}
-	enc := encode(t, Options{}, []Series{s})
-	f := reopen(t, enc.Data)
-	if n := len(f.RowGroups()); n != 2 {
-		t.Fatalf("%d row groups, want 2", n)
+	labelled := with(mk("b", "host", strings.Repeat("x", 4<<20)), 1, 2, 3)
+	in := []Series{s, labelled, with(mk("c"), 1)}
+	enc := encode(t, Options{rowGroupBytes: 4 << 20}, in)
+	groups := reopen(t, enc.Data).RowGroups()
+	var rows []int64
+	for i := range groups {
+		rows = append(rows, groups[i].Rows)
+	}
+	if d := cmp.Diff([]int64{7, 8, 1}, rows); d != "" {
+		t.Errorf("rows of the row groups: -want +got:\n%s", d)
+	}
+	histogram := groups[0].columns[len(groups[0].columns)-1]
+	p, err := splitPages(enc.Data[histogram.offset:histogram.end()], &histogram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.data) != 4 {
+		t.Errorf("%d pages of histograms, want 4", len(p.data))
 	}
 	got, err := read(enc.Data, everything)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := diff([]Series{s}, got); d != "" {
+	if d := diff(in, got); d != "" {
 		t.Fatal("rows differ")
 	}
-	s.Samples[0].Histogram = append(blob, 0)
+	s.Samples = []series.Sample{{Histogram: make([]byte, maxValueBytes+1)}}
 	if _, err := Encode(Options{}, grown(t, nil, 1), merge.Slice([]Series{s})); !errors.Is(err, ErrInvalidInput) {
 		t.Fatalf("a histogram above the limit: got %v", err)
 	}

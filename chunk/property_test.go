@@ -39,7 +39,7 @@ func genSeries(t *rapid.T) []Series {
 	day := series.Date(rapid.SampledFrom([]int32{-719162, -1, 0, 20000, 2932896}).Draw(t, "day")).Range()
 	byLabels := map[string]Series{}
 	histograms := rapid.Bool().Draw(t, "histograms")
-	for range rapid.IntRange(1, 12).Draw(t, "series") {
+	for range rapid.IntRange(1, 9).Draw(t, "series") {
 		pairs := map[string]string{series.MetricName: rapid.SampledFrom([]string{"a", "b", "é", strings.Repeat("m", 300)}).Draw(t, "metric")}
 		for range rapid.IntRange(0, 6).Draw(t, "labels") {
 			pairs[rapid.SampledFrom(weirdNames).Draw(t, "name")] = rapid.SampledFrom(weirdValues).Draw(t, "val")
@@ -51,7 +51,7 @@ func genSeries(t *rapid.T) []Series {
 	for _, key := range slices.Sorted(mapKeys(byLabels)) {
 		s := byLabels[key]
 		at := map[[2]int64]bool{}
-		for range rapid.IntRange(1, 20).Draw(t, "samples") {
+		for range rapid.IntRange(1, 12).Draw(t, "samples") {
 			p := series.Sample{
 				Time:  day.Min + series.Timestamp(rapid.Int64Range(0, int64(day.Max-day.Min)).Draw(t, "time")),
 				Value: math.Float64frombits(rapid.OneOf(rapid.SampledFrom(weirdFloats), rapid.Uint64()).Draw(t, "bits")),
@@ -85,7 +85,7 @@ func mapKeys[V any](m map[string]V) func(func(string) bool) {
 
 func genOptions(t *rapid.T) Options {
 	return Options{
-		RowGroupRows: rapid.IntRange(1, 40).Draw(t, "row group"),
+		RowGroupRows: rapid.IntRange(3, 60).Draw(t, "row group"),
 		PageRows:     rapid.IntRange(1, 20).Draw(t, "page"),
 		SplitValues:  rapid.Bool().Draw(t, "split"),
 	}
