@@ -39,7 +39,7 @@ func (p *Plan) collectLog(ctx context.Context, now time.Time) ([]Object, error) 
 		if err == nil {
 			return doomed, nil
 		}
-		if !errors.Is(err, action.ErrCorrupt) {
+		if !errors.Is(err, checkpoint.ErrCorrupt) && !errors.Is(err, action.ErrCorrupt) {
 			return nil, err
 		}
 		p.opts.Logger.Warn("checkpoint is damaged, the log below it is kept", "table", p.log.Root(), "version", int64(ref.Version), "err", err)

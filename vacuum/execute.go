@@ -126,7 +126,9 @@ func (p *Plan) start(ctx context.Context) (*txlog.Snapshot, time.Time, error) {
 			},
 		})
 		tx.SetDomain(txlog.WatermarkDomain, txlog.EncodeWatermark(p.Watermark))
-		tx.Require(txlog.DomainUnchanged(txlog.WatermarkDomain))
+		if !p.rules.markBlind {
+			tx.Require(txlog.DomainUnchanged(txlog.WatermarkDomain))
+		}
 		s, err := tx.Commit(ctx)
 		if err == nil {
 			return s, begun, nil

@@ -227,3 +227,9 @@ func putPin(t testing.TB, store storage.Store, id string, v action.Version) {
 		t.Fatal(err)
 	}
 }
+
+func (c *clock) set(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = t
+}

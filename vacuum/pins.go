@@ -12,6 +12,7 @@ import (
 // to show what each is for. Nothing but a test changes one.
 type rules struct {
 	silent     bool // no start commit
+	markBlind  bool // the start ignores what others did to the watermark
 	orphanNow  bool // an orphan of any age is deleted
 	readdBlind bool // files that were added again count as removed
 
