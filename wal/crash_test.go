@@ -179,6 +179,7 @@ func framesBefore(offsets []int64, size int64) int {
 // the records that are whole are recovered, the rest is told to be trimmed, and
 // appends go on.
 func TestTornTail(t *testing.T) {
+	t.Parallel()
 	dir, offsets := buildLog(t, Options{}, false, 1, 2, 3)
 	base := dirState(t, dir)
 	for size := offsets[2]; size <= offsets[6]; size++ {
@@ -222,6 +223,7 @@ func restoreDir(t testing.TB, dir string, state map[string]string) {
 // and where records are missing the error names the place. Only in the last
 // group of a segment without a seal may the change pass for a torn tail.
 func TestFlippedByte(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		opts   Options
@@ -235,6 +237,7 @@ func TestFlippedByte(t *testing.T) {
 		{"deferred and closed", Options{Sync: SyncDeferred}, true, 6},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			dir, offsets := buildLog(t, tc.opts, tc.sealed, 1, 2, 3)
 			base := dirState(t, dir)
 			name := segmentName(1)
@@ -264,6 +267,7 @@ func TestFlippedByte(t *testing.T) {
 // TestFlippedByteInEarlierSegment: no byte of a segment with a successor may
 // change unnoticed, its last ones included.
 func TestFlippedByteInEarlierSegment(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := mustOpen(t, dir, Options{SegmentBytes: 1})
 	mustAppend(t, l, 1, 2)
@@ -319,6 +323,7 @@ func TestFlippedByteInEarlierSegment(t *testing.T) {
 // blocks and not the others. No record of it was acknowledged, and the log must
 // open, with the groups before it.
 func TestGroupTornAnywhere(t *testing.T) {
+	t.Parallel()
 	for _, deferred := range []bool{false, true} {
 		t.Run(fmt.Sprint("deferred=", deferred), func(t *testing.T) {
 			opts, from := Options{}, 2

@@ -73,6 +73,7 @@ func (f *faultyFile) Datasync() error {
 // TestFailedWrite: nothing of a group whose write failed is kept, however much
 // of it had reached the file, and the log goes on.
 func TestFailedWrite(t *testing.T) {
+	t.Parallel()
 	group := testRecords(t, 3, 4)
 	for _, cause := range []error{unix.ENOSPC, unix.EDQUOT, unix.EIO} {
 		for _, short := range []int{0, 1, group[0].Bytes(), group[0].Bytes() + 5, group[0].Bytes() + group[1].Bytes()} {
@@ -262,6 +263,7 @@ func (f *lyingFile) Sync() error {
 // the disk once the log was opened again and acknowledges more, or gone; it
 // must not be a hole before acknowledged records.
 func TestReopenAfterFailedSync(t *testing.T) {
+	t.Parallel()
 	dir, disk := t.TempDir(), &lyingDisk{image: t.TempDir()}
 	opts := Options{openFile: disk.open}
 	l := mustOpen(t, dir, opts)
@@ -324,6 +326,7 @@ func TestFailureDuringRotation(t *testing.T) {
 // TestFullDisk runs a real file system of 1 MiB full, several times, and makes
 // space by Truncate.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("a file system of its own cannot be mounted (needs root): %v", err)

@@ -107,6 +107,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 // Conditions a caller branches on; test with errors.Is.
@@ -326,14 +327,16 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// closeFiles closes what is open; closing the lock file releases the lock.
+// closeFiles closes what is open and releases the lock, by name: a process that
+// is being started by this one holds a copy of the lock's file until it runs
+// its program, so that closing ours alone would leave the directory locked.
 func (l *Log) closeFiles() error {
 	var err error
 	if l.active != nil {
 		err = l.active.Close()
 		l.active = nil
 	}
-	return errors.Join(err, l.lock.Close())
+	return errors.Join(err, unix.Flock(int(l.lock.Fd()), unix.LOCK_UN), l.lock.Close())
 }
 
 func (l *Log) path(name string) string { return filepath.Join(l.dir, name) }

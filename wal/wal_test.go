@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sys/unix"
 
 	"cardinalsin/series"
 )
@@ -322,6 +323,22 @@ func TestLockedWithinOneProcess(t *testing.T) {
 	wantContents(t, l, 0, "1:1")
 }
 
+// TestCloseUnlocksBesideACopyOfTheLock: as a process has it that was forked and
+// has not run its program yet.
+func TestCloseUnlocksBesideACopyOfTheLock(t *testing.T) {
+	dir := t.TempDir()
+	l := mustOpen(t, dir, Options{})
+	forked, err := unix.Dup(int(l.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, l)
+	mustOpen(t, dir, Options{})
+	if err := unix.Close(forked); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestMain lets the test binary be the other process: with WAL_TEST_DIR it
 // appends to that log without end, printing each acknowledged sequence.
 func TestMain(m *testing.M) {
@@ -359,6 +376,7 @@ func appendForEver(dir string) error {
 // TestKill ends another process by kill -9 while it appends: what it had
 // acknowledged is there, and as long as it lived the directory was locked.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for _, acks := range []int{1, 50, 500} {
 		t.Run(strconv.Itoa(acks), func(t *testing.T) {
 			dir := t.TempDir()
@@ -530,6 +548,7 @@ func TestTruncateWaitsForReplay(t *testing.T) {
 // TestConcurrentUse is for the race detector: appends, truncation and replay
 // at once, and at the end every record that was not truncated.
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	l := mustOpen(t, t.TempDir(), Options{SegmentBytes: 8 << 10})
 	const appenders, groups = 4, 50
 	var wg sync.WaitGroup

@@ -46,9 +46,10 @@ var layers = [][]string{
 	{"sqlengine"},
 	{""}, // the module's root: wiring
 	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "console"},
-	{"cmd/internal/cli", "cmd/internal/daemon"},
+	{"cmd/internal/cli"},
+	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
-	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/lint", "internal/deps"},
+	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/lint", "internal/deps"},
 }
 
 // testSupport are packages that tests of every layer may import.
@@ -101,7 +102,7 @@ var importers = map[string][]string{
 	module + "/storage/s3":        {"storage/storeurl"},
 	module + "/storage/retry":     {"storage/storeurl", ""},
 	module + "/storage/meter":     {"", "api/*", "console", "cmd/*", "cmd/internal/*"},
-	module + "/storage/cache":     {"", "sqlengine"},
+	module + "/storage/cache":     {"", "sqlengine", "cmd/*"},
 	module + "/storage/storeurl":  {"", "cmd/*", "cmd/internal/*"},
 	module + "/storage/fault":     {},
 	module + "/storage/storetest": {},
