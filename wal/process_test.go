@@ -185,4 +185,3 @@ func TestIdentity(t *testing.T) {
 		wantDamage(t, err, segmentName(1), 0)
 	})
 }
-
