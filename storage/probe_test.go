@@ -178,6 +178,16 @@ func TestProbeRefuses(t *testing.T) {
 				return info, err
 			}
 		}, "put-if-absent"},
+		{"tells the losers of a race nothing typed", func(b *broken) {
+			var n atomic.Int64
+			b.putIfMatch = func(ctx context.Context, key string, data []byte, etag storage.ETag) (storage.ObjectInfo, error) {
+				info, err := b.Store.PutIfMatch(ctx, key, data, etag)
+				if err != nil && n.Add(1) == 1 {
+					err = errors.New("500 internal error")
+				}
+				return info, err
+			}
+		}, "put-if-match"},
 		{"tells a loser that it won", func(b *broken) {
 			var n atomic.Int64
 			b.putIfMatch = func(ctx context.Context, key string, data []byte, etag storage.ETag) (storage.ObjectInfo, error) {

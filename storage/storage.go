@@ -2,9 +2,11 @@
 // relies on: typed errors, listing order, conditional writes and a clock.
 //
 // It stands on the lowest layer and imports nothing of ours. Backends are
-// local, mem and s3; retry, meter, fault and cache decorate any Store.
-// A decorator has an Unwrap() Store method, so that [LocalPath] and tests can
-// look through it.
+// local, mem and s3, and storeurl opens them; retry, meter and fault decorate
+// any Store; cache keeps remote objects as local files; storetest is the
+// conformance suite. A decorator has an Unwrap() Store method, so that
+// [LocalPath] and tests can look through it. [Probe] tries out whether a store
+// keeps the contract.
 //
 // What a Store promises (log-protocol, section 9):
 //

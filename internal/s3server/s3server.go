@@ -128,8 +128,7 @@ func start(ctx context.Context, path, dir string) (*Server, error) {
 	s.cmd = exec.CommandContext(ctx, path, "--port", address, "--region", region, "--keep-alive", "--quiet", "posix", dir)
 	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
-	// A Ctrl-C at the terminal is for us, who then stop the server in order.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s.cmd.SysProcAttr = processAttributes()
 	s.cmd.WaitDelay = stopTimeout
 	if err := s.cmd.Start(); err != nil {
 		return nil, err

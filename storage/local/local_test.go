@@ -355,7 +355,8 @@ func TestDeleteIsFinal(t *testing.T) {
 			t.Fatalf("the object is back: %v", err)
 		}
 	}
-	// And the narrow moment itself: the delete comes after the comparison.
+	// And the narrow moments themselves: neither gets between the other's look
+	// and its step.
 	etag := put(t, s, "k", "x").ETag
 	deleted := make(chan error, 1)
 	s.SetStep(func(name string) error {
@@ -368,12 +369,39 @@ func TestDeleteIsFinal(t *testing.T) {
 	if _, err := s.PutIfMatch(t.Context(), "k", []byte("y"), etag); err != nil {
 		t.Fatal(err)
 	}
-	s.SetStep(nil)
 	if err := <-deleted; err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := s.Get(t.Context(), "k"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("the object is back: %v", err)
+	}
+
+	etag = put(t, other, "k", "x").ETag
+	renames := make(chan struct{}, 1)
+	s.SetStep(func(name string) error {
+		if name == "rename" {
+			renames <- struct{}{}
+		}
+		return nil
+	})
+	replaced := make(chan error, 1)
+	other.SetStep(func(name string) error {
+		if name != "unlink" {
+			return nil
+		}
+		go func() { _, err := s.PutIfMatch(context.Background(), "k", []byte("y"), etag); replaced <- err }()
+		select {
+		case <-renames:
+			t.Error("a replacement is under way within a delete")
+		case <-time.After(20 * time.Millisecond):
+		}
+		return nil
+	})
+	if err := other.Delete(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-replaced; !errors.Is(err, storage.ErrPreconditionFailed) {
+		t.Errorf("it was replaced: %v", err)
 	}
 }
 
@@ -519,23 +547,49 @@ func TestDirectoryRemovedUnderUs(t *testing.T) {
 	}
 }
 
+// Someone removes the lock file while we wait for it. Another then makes and
+// locks a new one, and is about to replace the object, when we get the lock on
+// the old one: it must not count.
 func TestLockFileRemovedUnderUs(t *testing.T) {
 	dir := t.TempDir()
 	s, other := newStore(t, dir), newStore(t, dir)
 	etag := put(t, s, "k", "x").ETag
-	// While s is about to replace the object, the lock file goes, and other
-	// makes and locks a new one: s must not believe in its own.
+	lockPath := filepath.Join(dir, local.LockFile)
+	old, err := os.Open(lockPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(old.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan struct{})
 	s.SetStep(func(name string) error {
 		if name == "sync" {
-			if err := os.Remove(filepath.Join(dir, local.LockFile)); err != nil {
-				return err
-			}
-			put(t, other, "k", "y")
+			close(written) // next it waits for the lock
 		}
 		return nil
 	})
-	if _, err := s.PutIfMatch(t.Context(), "k", nil, etag); !errors.Is(err, storage.ErrPreconditionFailed) {
-		t.Error(err)
+	result := make(chan error, 1)
+	go func() { _, err := s.PutIfMatch(t.Context(), "k", []byte("s"), etag); result <- err }()
+	<-written
+	time.Sleep(20 * time.Millisecond) // let it open the old lock
+	if err := os.Remove(lockPath); err != nil {
+		t.Fatal(err)
+	}
+	other.SetStep(func(name string) error {
+		if name == "rename" {
+			if err := old.Close(); err != nil {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond) // let s go on, if it does
+		}
+		return nil
+	})
+	if _, err := other.PutIfMatch(t.Context(), "k", []byte("other"), etag); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errors.Is(err, storage.ErrPreconditionFailed) {
+		t.Errorf("both replaced the object: %v", err)
 	}
 }
 
@@ -551,15 +605,15 @@ func TestWaitForTheLockEndsWithTheContext(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	for name, call := range map[string]func() error{
-		"Put":        func() error { _, err := s.Put(ctx, "k", bytes.NewReader(nil)); return err },
-		"PutIfMatch": func() error { _, err := s.PutIfMatch(ctx, "k", nil, etag); return err },
-		"Delete":     func() error { return s.Delete(ctx, "k") },
-		"List":       func() error { _, err := storage.Collect(s.List(ctx, "", "")); return err },
+	for name, call := range map[string]func(context.Context) error{
+		"Put":        func(ctx context.Context) error { _, err := s.Put(ctx, "k", bytes.NewReader(nil)); return err },
+		"PutIfMatch": func(ctx context.Context) error { _, err := s.PutIfMatch(ctx, "k", nil, etag); return err },
+		"Delete":     func(ctx context.Context) error { return s.Delete(ctx, "k") },
+		"List":       func(ctx context.Context) error { _, err := storage.Collect(s.List(ctx, "", "")); return err },
 	} {
-		if err := call(); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, storage.ErrUnknownOutcome) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, storage.ErrUnknownOutcome) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
