@@ -152,6 +152,23 @@ func TestViewRefuses(t *testing.T) {
 			t.Errorf("err = %v", err)
 		}
 	})
+	t.Run("context ends on the way", func(t *testing.T) {
+		e := newEnv(t, "k")
+		var rows []series.Series
+		for i := range 1000 {
+			rows = append(rows, one(1, lbl("m", "k", fmt.Sprint(i)), 1))
+		}
+		e.write(t, "fa", rows...)
+		ctx, cancel := context.WithCancel(ctx)
+		v, err := e.start(t, Options{}).At(ctx, txlog.Latest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		if err := last(v.Select(ctx, everything), cancel); !errors.Is(err, context.Canceled) {
+			t.Errorf("err = %v", err)
+		}
+	})
 	t.Run("no file", func(t *testing.T) {
 		if err := e.inner.Delete(ctx, root+"/fa"); err != nil {
 			t.Fatal(err)
