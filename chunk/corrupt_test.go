@@ -113,6 +113,45 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// TestForgedIdentity: rows whose series_id is not the hash of their labels, or
+// that are out of order, are corrupt, even where every sum is right.
+func TestForgedIdentity(t *testing.T) {
+	forged := with(mk("b"), 1)
+	forged.ID++
+	for name, in := range map[string][]Series{
+		"ID":             {with(mk("a"), 1), forged},
+		"order":          {with(mk("b"), 1), with(mk("a"), 1)},
+		"series twice":   {with(mk("a"), 1), with(mk("b"), 1), with(mk("a"), 2)},
+		"order of times": {with(mk("a"), 2, 1)},
+		"time twice":     {with(mk("a"), 1, 1)},
+	} {
+		for _, rowGroup := range []int{1, 2, 100} {
+			e := NewEncoder(Options{RowGroupRows: rowGroup}, grown(t, in, 10), Contents{})
+			for _, s := range in { // what Add does, without its checks
+				n := s.Labels.Get(series.MetricName)
+				e.summarise(n, s)
+				for i := range s.Samples {
+					if err := e.pend(n, s, s.Samples[i:i+1]); err != nil {
+						t.Fatal(err)
+					}
+					if e.pendingRows >= rowGroup {
+						if err := e.flush(); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			enc, err := e.Finish()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := read(enc.Data, everything); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s, row groups of %d: got %v, want ErrCorrupt", name, rowGroup, err)
+			}
+		}
+	}
+}
+
 // reseal makes the sums of a damaged file right again, so that the damage
 // reaches the decoders. The key/value text keeps its length.
 func reseal(data []byte) []byte {

@@ -91,8 +91,8 @@ func genOptions(t *rapid.T) Options {
 	}
 }
 
-func genMatcher(t *rapid.T) *labels.Matcher {
-	name := rapid.OneOf(rapid.SampledFrom(weirdNames), rapid.Just(series.MetricName), rapid.Just("absent")).Draw(t, "matcher name")
+func genMatcher(t *rapid.T, in []Series) *labels.Matcher {
+	name := rapid.OneOf(rapid.SampledFrom(labelNames(in)), rapid.SampledFrom(weirdNames), rapid.Just("absent")).Draw(t, "matcher name")
 	kind := rapid.SampledFrom([]labels.MatchType{labels.MatchEqual, labels.MatchNotEqual, labels.MatchRegexp, labels.MatchNotRegexp}).Draw(t, "kind")
 	value := rapid.OneOf(rapid.SampledFrom(weirdValues), rapid.SampledFrom([]string{"", "a", "b", "m"})).Draw(t, "matcher value")
 	if kind == labels.MatchRegexp || kind == labels.MatchNotRegexp {
@@ -273,7 +273,7 @@ func TestSelect(t *testing.T) {
 			sel.Range = series.TimeRange{Min: a[len(a)/2].Time, Max: b[len(b)/2].Time}
 		}
 		for range rapid.IntRange(0, 3).Draw(rt, "matchers") {
-			sel.Matchers = append(sel.Matchers, genMatcher(rt))
+			sel.Matchers = append(sel.Matchers, genMatcher(rt, in))
 		}
 		// Rows of some row groups, told by reading each whole.
 		picked := []int{}
