@@ -53,11 +53,11 @@ const (
 // other runs kept getting in between, action.ErrCorrupt, storage errors. The
 // report is right also if there is an error.
 func (p *Plan) Execute(ctx context.Context) (Report, error) {
-	began := p.opts.Now()
+	began := p.log.Now()
 	run := &Plan{log: p.log, opts: p.opts, rules: p.rules}
 	r := Report{Start: -1, End: -1}
 	err := run.execute(ctx, &r)
-	r.Duration = p.opts.Now().Sub(began)
+	r.Duration = p.log.Now().Sub(began)
 	if err != nil {
 		err = fmt.Errorf("vacuum: %w", err)
 	}

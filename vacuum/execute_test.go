@@ -35,8 +35,8 @@ func used(t testing.TB) *table {
 	}
 	tab.remove(t, "b")
 	tab.clock.tick(25 * time.Hour)
-	tab.run(t, short(Options{Retain: RetainNothing})) // settles, so that the log may be trimmed
-	tab.upload(t, "a", "b")                           // as a crash left them
+	tab.run(t, short(Options{Retain: NoRetention})) // settles, so that the log may be trimmed
+	tab.upload(t, "a", "b")                         // as a crash left them
 	tab.commit(t, "RESTORE", []string{"a"}, nil)
 	tab.write(t, "d", "e")
 	tab.remove(t, "d")
@@ -49,7 +49,7 @@ func used(t testing.TB) *table {
 	return tab
 }
 
-var everything = short(Options{Retain: RetainNothing, Full: true, Parallel: 1})
+var everything = short(Options{Retain: NoRetention, Full: true, Parallel: 1})
 
 func TestExecute(t *testing.T) {
 	tab := used(t)
@@ -131,7 +131,7 @@ func TestTrace(t *testing.T) {
 			tab.write(t, "old")
 			tab.remove(t, "old")
 			tab.clock.tick(25 * time.Hour)
-			tab.run(t, short(Options{Retain: RetainNothing}))
+			tab.run(t, short(Options{Retain: NoRetention}))
 			tab.write(t, "a", "b")
 			tab.remove(t, "a")
 			for i := range 94 {
@@ -323,7 +323,7 @@ func TestLogIsTrimmedToASoundCheckpoint(t *testing.T) {
 			}
 		}
 		tab.clock.tick(25 * time.Hour)
-		tab.run(t, short(Options{Retain: RetainNothing}))
+		tab.run(t, short(Options{Retain: NoRetention}))
 		return tab
 	}
 	damage := func(t *testing.T, tab *table, v action.Version) {
@@ -353,7 +353,7 @@ func TestLogIsTrimmedToASoundCheckpoint(t *testing.T) {
 			for _, v := range tc.damaged {
 				damage(t, tab, v)
 			}
-			r := tab.run(t, short(Options{Retain: RetainNothing}))
+			r := tab.run(t, short(Options{Retain: NoRetention}))
 			v, ok := parseLogName(keys(t, tab.store, "_delta_log")[0])
 			if !ok || v != tc.first {
 				t.Errorf("the log begins at %d, want %d; %v", v, tc.first, r)
@@ -381,7 +381,7 @@ func TestMutantReaddBlind(t *testing.T) {
 			tab := build(t)
 			// Without the tombstone in memory, as after a load from a
 			// checkpoint that has dropped it.
-			p := &Plan{log: tab.log, opts: short(Options{Retain: RetainNothing, Full: true}), rules: theRules()}
+			p := &Plan{log: tab.log, opts: short(Options{Retain: NoRetention, Full: true}), rules: theRules()}
 			p.opts.EnsureDefaults()
 			p.rules.readdBlind = blind
 			if _, err := p.Execute(t.Context()); err != nil {
@@ -438,7 +438,7 @@ func TestRefusesToDeleteHiddenNames(t *testing.T) {
 			}
 			tab.clock.tick(time.Hour)
 			before := len(keys(t, tab.store, ""))
-			_, err = tab.plan2(t, short(Options{Retain: RetainNothing}))
+			_, err = tab.plan2(t, short(Options{Retain: NoRetention}))
 			if !errors.Is(err, action.ErrCorrupt) && !errors.Is(err, txlog.ErrUnsupported) {
 				t.Errorf("got %v", err)
 			}
@@ -467,14 +467,14 @@ func TestSuperseded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slow, err := NewPlan(t.Context(), log, short(Options{Retain: RetainNothing, Parallel: 1}))
+	slow, err := NewPlan(t.Context(), log, short(Options{Retain: NoRetention, Parallel: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// After its start commit, when it lists the pins, others run twice.
 	f.Inject(fault.Fault{Op: storage.OpList, Key: "*/_cardinal/pins/", OnCall: func(context.Context, fault.Call) {
-		tab.run(t, short(Options{Retain: RetainNothing}))
-		tab.run(t, short(Options{Retain: RetainNothing}))
+		tab.run(t, short(Options{Retain: NoRetention}))
+		tab.run(t, short(Options{Retain: NoRetention}))
 	}})
 	r, err := slow.Execute(t.Context())
 	if !errors.Is(err, ErrSuperseded) || !errors.Is(err, txlog.ErrConflict) {
@@ -498,13 +498,13 @@ func TestMutantWatermarkBlind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &Plan{log: log, opts: short(Options{Retain: RetainNothing}), rules: theRules()}
+			p := &Plan{log: log, opts: short(Options{Retain: NoRetention}), rules: theRules()}
 			p.opts.EnsureDefaults()
 			p.rules.markBlind = blind
 			f.Inject(fault.Fault{Op: storage.OpPutIfAbsent, OnCall: func(context.Context, fault.Call) {
 				tab.remove(t, "a")
 				tab.clock.tick(time.Hour)
-				tab.run(t, short(Options{Retain: RetainNothing}))
+				tab.run(t, short(Options{Retain: NoRetention}))
 			}})
 			if _, err := p.Execute(t.Context()); err != nil {
 				t.Fatal(err)
@@ -532,7 +532,7 @@ func TestEndNeverGoesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slow, err := NewPlan(t.Context(), log, short(Options{Retain: RetainNothing, Parallel: 1}))
+	slow, err := NewPlan(t.Context(), log, short(Options{Retain: NoRetention, Parallel: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -540,7 +540,7 @@ func TestEndNeverGoesBack(t *testing.T) {
 	f.Inject(fault.Fault{Op: storage.OpDelete, OnCall: func(context.Context, fault.Call) {
 		tab.write(t, "b")
 		tab.clock.tick(time.Hour)
-		other = tab.run(t, short(Options{Retain: RetainNothing}))
+		other = tab.run(t, short(Options{Retain: NoRetention}))
 	}})
 	r, err := slow.Execute(t.Context())
 	if err != nil {
@@ -565,7 +565,7 @@ func TestMissingCommitIsCorruption(t *testing.T) {
 	if err := tab.store.Delete(t.Context(), tab.log.CommitKey(v)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tab.plan2(t, short(Options{Retain: RetainNothing})); !errors.Is(err, action.ErrCorrupt) {
+	if _, err := tab.plan2(t, short(Options{Retain: NoRetention})); !errors.Is(err, action.ErrCorrupt) {
 		t.Fatalf("got %v", err)
 	}
 	if d := cmp.Diff([]string{"a"}, data(t, tab.store)); d != "" {
@@ -599,7 +599,7 @@ func TestMargins(t *testing.T) {
 	tab := newTable(t)
 	for name, opts := range map[string]Options{
 		"retention": {Retain: time.Minute},
-		"nothing":   {Retain: RetainNothing},
+		"nothing":   {Retain: NoRetention},
 		"orphans":   {Margins: Margins{OrphanAge: time.Hour}},
 		"log":       {Margins: Margins{LogAge: time.Hour}},
 		"margin":    {Retain: time.Minute, Margins: Margins{Retain: time.Second}},

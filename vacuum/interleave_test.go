@@ -289,7 +289,7 @@ func (w *world) swap(ctx context.Context, log *txlog.Log, adds string, removes .
 }
 
 func (w *world) vacuum(ctx context.Context, log *txlog.Log) error {
-	opts := Options{Retain: RetainNothing, Full: true, AllowShortRetention: true, Margins: Margins{OrphanAge: orphanAge}, Parallel: 2}
+	opts := Options{Retain: NoRetention, Full: true, AllowShortRetention: true, Margins: Margins{OrphanAge: orphanAge}, Parallel: 2}
 	opts.EnsureDefaults()
 	for range w.vacuums {
 		p := &Plan{log: log, opts: opts, rules: theRules()}

@@ -98,7 +98,7 @@ func scriptOptions(d *datadriven.TestData) (opts Options, err error) {
 				return opts, err
 			}
 			if opts.Retain == 0 {
-				opts.Retain = RetainNothing
+				opts.Retain = NoRetention
 			}
 		case "full":
 			opts.Full = true

@@ -55,9 +55,9 @@ import (
 // came.
 const Domain = "cardinal.vacuum"
 
-// RetainNothing as Options.Retain keeps the latest version only, and those that
+// NoRetention as Options.Retain keeps the latest version only, and those that
 // are pinned.
-const RetainNothing time.Duration = -1
+const NoRetention time.Duration = -1
 
 // Conditions a caller branches on.
 var (
@@ -96,7 +96,7 @@ const DefaultOrphanAge = 24 * time.Hour
 // Options configure a run; the zero value is the safe one.
 type Options struct {
 	// Retain is how long a version stays readable after it was replaced.
-	// Default 168 hours; RetainNothing for none.
+	// Default 168 hours; NoRetention for none.
 	Retain time.Duration
 	// Full also looks for orphans, at the price of listing all data.
 	Full bool
@@ -109,8 +109,6 @@ type Options struct {
 	MaxFiles int
 	// Parallel is the number of requests in flight. Default 16.
 	Parallel int
-	// Now is the local clock; it only measures the run. Default time.Now.
-	Now func() time.Time
 	// Logger reports what is found amiss and left alone. Default discards.
 	Logger *slog.Logger
 	Events Events
@@ -132,7 +130,7 @@ func (o *Options) EnsureDefaults() {
 	}
 	setDefault(&o.Retain, 168*time.Hour)
 	if o.Retain < 0 {
-		o.Retain = RetainNothing
+		o.Retain = NoRetention
 	}
 	setDefault(&o.Margins.Retain, time.Hour)
 	setDefault(&o.Margins.OrphanAge, DefaultOrphanAge)
@@ -142,9 +140,6 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 16
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
