@@ -126,49 +126,59 @@ func run(ctx context.Context, cardinal, prometheus string, duration time.Duratio
 	return nil
 }
 
-// count asks for the number of samples of each metric up to a moment.
+// count asks for the number of samples of each metric up to a moment, one
+// metric a query: a count drops the metric's name, and across metrics series
+// would coincide.
 func count(ctx context.Context, addr string, at time.Time) (map[string]int, error) {
-	q := url.Values{
-		"query": {`sum by (__name__) (count_over_time({__name__!=""}[1h]))`},
-		"time":  {strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64)},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/api/v1/query?"+q.Encode(), nil)
-	if err != nil {
+	var names struct{ Data []string }
+	if err := get(ctx, addr, "/api/v1/label/__name__/values", nil, &names); err != nil {
 		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		Status, Error string
-		Data          struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any
-			}
-		}
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return nil, err
-	}
-	if answer.Status != "success" {
-		return nil, fmt.Errorf("%s: %s", resp.Status, answer.Error)
 	}
 	counts := map[string]int{}
-	for _, r := range answer.Data.Result {
-		text, ok := r.Value[1].(string)
+	for _, name := range names.Data {
+		q := url.Values{
+			"query": {fmt.Sprintf(`sum(count_over_time({__name__=%q}[1h]))`, name)},
+			"time":  {strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64)},
+		}
+		var answer struct {
+			Data struct {
+				Result []struct{ Value [2]any }
+			}
+		}
+		if err := get(ctx, addr, "/api/v1/query", q, &answer); err != nil {
+			return nil, err
+		}
+		if len(answer.Data.Result) == 0 {
+			continue // it has no sample before that moment
+		}
+		text, ok := answer.Data.Result[0].Value[1].(string)
 		if !ok {
-			return nil, fmt.Errorf("value %v is no string", r.Value[1])
+			return nil, fmt.Errorf("value %v is no string", answer.Data.Result[0].Value[1])
 		}
 		n, err := strconv.Atoi(text)
 		if err != nil {
 			return nil, err
 		}
-		counts[r.Metric["__name__"]] = n
+		counts[name] = n
 	}
 	return counts, nil
+}
+
+// get decodes the answer to one request.
+func get(ctx context.Context, addr, path string, q url.Values, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path+"?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
 }
 
 func equal(a, b map[string]int) bool {
