@@ -44,8 +44,14 @@ func (s *Store) flock(ctx context.Context, root *os.Root, how, flags int) (unloc
 		if err != nil {
 			return nil, fmt.Errorf("open the lock: %w", typed(err))
 		}
-		if err := waitFlock(ctx, f, how); err != nil {
-			return nil, errors.Join(fmt.Errorf("take the lock: %w", err), f.Close())
+		wait := func() error { return waitFlock(ctx, f, how) }
+		if how == unix.LOCK_EX {
+			err = s.do("lock", wait)
+		} else {
+			err = wait()
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("take the lock: %w", typed(err)), f.Close())
 		}
 		// If someone has removed the file, we hold what nobody else asks for.
 		mine, err := f.Stat()
@@ -77,7 +83,7 @@ func waitFlock(ctx context.Context, f *os.File, how int) error {
 		case errors.Is(err, unix.EINVAL):
 			return fmt.Errorf("%w: the file system has no locks: %w", storage.ErrStoreRefused, err)
 		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			return typed(err)
+			return err
 		}
 		timer := time.NewTimer(pause)
 		select {

@@ -167,7 +167,7 @@ func runChildren(t *testing.T, dir, task string) []string {
 }
 
 func TestProcessesRaceToCreate(t *testing.T) {
-	dir := t.TempDir()
+	dir := fastDir(t)
 	winner := map[string]int{}
 	for i, out := range runChildren(t, dir, "claim") {
 		for slot := range strings.FieldsSeq(out) {
@@ -194,7 +194,7 @@ func TestProcessesRaceToCreate(t *testing.T) {
 }
 
 func TestProcessesRaceToReplace(t *testing.T) {
-	dir := t.TempDir()
+	dir := fastDir(t)
 	s := newStore(t, dir)
 	put(t, s, "n", "0")
 	runChildren(t, dir, "count")

@@ -290,12 +290,12 @@ func TestSlowIsNotStalled(t *testing.T) {
 		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 		w.Header().Set("Content-Length", "6")
 		for range 6 {
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 			_, _ = io.WriteString(w, "x")
 			w.(http.Flusher).Flush()
 		}
 	})
-	s := server.store(t, func(o *s3.Options) { o.StallTimeout = 150 * time.Millisecond })
+	s := server.store(t, func(o *s3.Options) { o.StallTimeout = 400 * time.Millisecond })
 	if data, _, err := s.Get(t.Context(), "k"); err != nil || string(data) != "xxxxxx" {
 		t.Errorf("Get: %q, %v", data, err)
 	}
@@ -309,7 +309,7 @@ func TestSlowIsNotStalled(t *testing.T) {
 type slow struct{ *bytes.Reader }
 
 func (s *slow) Read(p []byte) (int, error) {
-	time.Sleep(25 * time.Millisecond)
+	time.Sleep(60 * time.Millisecond)
 	return s.Reader.Read(p[:1])
 }
 
