@@ -73,6 +73,11 @@ func TestFlippedByte(t *testing.T) {
 				if err := Verify(bad); !errors.Is(err, ErrCorrupt) {
 					t.Fatalf("byte %d: Verify: got %v, want ErrCorrupt", i, err)
 				}
+				if f, err := Open(context.Background(), BytesSource("test", bad), int64(len(bad))); err == nil {
+					if err := f.Verify(context.Background()); !errors.Is(err, ErrCorrupt) {
+						t.Fatalf("byte %d: File.Verify: got %v, want ErrCorrupt", i, err)
+					}
+				}
 				got, err := read(bad, everything)
 				if err != nil {
 					if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "test") {

@@ -21,6 +21,8 @@ type File struct {
 	src    Source
 	size   int64
 	whole  []byte // all of a file that is no longer than the first read
+	body   int64  // bytes before the seal
+	sum    uint64 // of the body
 	rows   int64
 	groups []RowGroup
 
@@ -99,11 +101,11 @@ func open(ctx context.Context, src Source, size int64) (*File, error) {
 			return nil, err
 		}
 	}
-	footer, _, err := openSeal(tail[int64(len(tail))-n:])
+	footer, sum, err := openSeal(tail[int64(len(tail))-n:])
 	if err != nil {
 		return nil, err
 	}
-	f := &File{src: src, size: size, byName: map[string]int{}}
+	f := &File{src: src, size: size, body: size - n, sum: sum, byName: map[string]int{}}
 	if int64(len(tail)) == size {
 		f.whole = tail
 	}

@@ -1,0 +1,363 @@
+package chunk
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"cardinalsin/series"
+)
+
+// Encoder writes one file, a row group at a time, for inputs that do not fit
+// in memory. It is not safe for concurrent use.
+type Encoder struct {
+	opts    Options
+	layout  *Layout
+	has     fileColumns
+	columns []*labelColumn
+	byLabel map[string]*labelColumn
+	// overflow holds the announced labels without a column: true.
+	overflow map[string]bool
+	// shape is the columns of the labels of the series before, in order:
+	// neighbours nearly always have the same label names.
+	shape []shapeEntry
+
+	pending      []segment
+	pendingRows  int
+	pendingBytes int
+	summary      summary
+	last         Series
+	lastName     string
+	out          *fileWriter
+	err          error // the first failure, which ends the encoder
+}
+
+type shapeEntry struct {
+	name   string
+	column *labelColumn // nil: overflow
+}
+
+// labelColumn is one label column of the pending row group.
+type labelColumn struct {
+	label, column string
+	codes         []int32 // a code a segment; -1: absent
+	dict          map[string]int32
+	values        []string // by code
+	lastValue     string
+	lastCode      int32
+	summary       labelSummary
+}
+
+// segment is the rows of one series in the pending row group.
+type segment struct {
+	name     string
+	id       series.ID
+	samples  []series.Sample
+	overflow []labels.Label
+}
+
+// NewEncoder starts a file that may hold the given contents.
+func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
+	opts.EnsureDefaults()
+	e := &Encoder{
+		opts: opts, layout: layout,
+		byLabel:  map[string]*labelColumn{},
+		overflow: map[string]bool{},
+	}
+	has = has.Union(Contents{}) // sorted, and not the caller's
+	for _, label := range has.Labels {
+		column, ok := layout.Column(label)
+		if label == series.MetricName {
+			continue
+		}
+		if !ok {
+			e.overflow[label] = true
+			continue
+		}
+		c := &labelColumn{label: label, column: column, dict: map[string]int32{}, lastCode: -1}
+		c.summary.column = column
+		e.columns = append(e.columns, c)
+		e.byLabel[label] = c
+	}
+	e.has = fileColumns{nanos: has.Nanos, histogram: has.Histograms, overflow: len(e.overflow) > 0}
+	return e
+}
+
+// fileColumns tells which of the fixed columns that may be left out a file
+// has.
+type fileColumns struct{ nanos, histogram, overflow bool }
+
+// Rows is the number of rows added so far.
+func (e *Encoder) Rows() int64 { return e.summary.rows }
+
+// Size is the number of bytes written so far; up to a row group more is
+// pending.
+func (e *Encoder) Size() int64 {
+	if e.out == nil {
+		return 0
+	}
+	return int64(len(e.out.sink.data))
+}
+
+// Add appends one series under the conditions of [Encode]; one without
+// samples is ignored. It keeps s until the row group is written: do not
+// change it. After an error the encoder is of no use.
+func (e *Encoder) Add(s Series) error {
+	if e.err == nil && len(s.Samples) > 0 {
+		e.err = e.add(s)
+	}
+	return e.err
+}
+
+func (e *Encoder) add(s Series) error {
+	name := s.Labels.Get(series.MetricName)
+	if err := e.check(name, s); err != nil {
+		return err
+	}
+	e.summarise(name, s)
+	e.last, e.lastName = s, name
+	for rest := s.Samples; len(rest) > 0; {
+		n := min(len(rest), e.opts.RowGroupRows-e.pendingRows)
+		if e.has.histogram {
+			// At least one row, then as many as the byte limit allows.
+			bytes := e.pendingBytes
+			for i := range n {
+				if bytes += len(rest[i].Histogram); i > 0 && bytes > e.opts.rowGroupBytes {
+					n = i
+					break
+				}
+			}
+		}
+		if err := e.pend(name, s, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+		if e.pendingRows >= e.opts.RowGroupRows || e.pendingBytes >= e.opts.rowGroupBytes || len(rest) > 0 {
+			if err := e.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check refuses what a reader could not tell from damage.
+func (e *Encoder) check(name string, s Series) error {
+	if e.summary.rows > 0 {
+		prev := &e.last
+		c := 1
+		switch {
+		case e.lastName < name:
+			c = -1
+		case e.lastName == name && prev.ID < s.ID:
+			c = -1
+		case e.lastName == name && prev.ID == s.ID:
+			c = labels.Compare(prev.Labels, s.Labels)
+		}
+		if c >= 0 {
+			return fmt.Errorf("%w: series %s does not come after %s", ErrInvalidInput, s.Labels, prev.Labels)
+		}
+	}
+	if name == "" {
+		return fmt.Errorf("%w: %w", ErrInvalidInput, series.ErrNoMetricName)
+	}
+	if series.IDOf(s.Labels) != s.ID {
+		return fmt.Errorf("%w: ID %d is not that of %s", ErrInvalidInput, s.ID, s.Labels)
+	}
+	if !utf8.ValidString(name) {
+		return badValue(series.MetricName, name)
+	}
+	if n := s.Labels.ByteSize(); n > maxValueBytes {
+		return fmt.Errorf("%w: %w: label set of %d bytes", ErrInvalidInput, series.ErrInvalidLabel, n)
+	}
+	for i := range s.Samples {
+		if p := &s.Samples[i]; p.Nanos > maxNanos || len(p.Histogram) > maxValueBytes {
+			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), s.Labels)
+		}
+		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Histogram != nil && !e.has.histogram {
+			return fmt.Errorf("%w: nanoseconds or a histogram of %s were not announced", ErrInvalidInput, s.Labels)
+		}
+		if i > 0 && s.Samples[i-1].Compare(s.Samples[i]) >= 0 {
+			return fmt.Errorf("%w: sample %d of %s does not come after the one before", ErrInvalidInput, i, s.Labels)
+		}
+	}
+	first, last := s.Samples[0].Time, s.Samples[len(s.Samples)-1].Time
+	if first < series.MinTimestamp || last > series.MaxTimestamp {
+		return fmt.Errorf("%w: time of %s outside the years 1 to 9999", ErrInvalidInput, s.Labels)
+	}
+	day := first.Date()
+	if last.Date() != day || e.summary.rows > 0 && e.summary.time.Min.Date() != day {
+		return fmt.Errorf("%w: rows of more than one day at %s", ErrInvalidInput, s.Labels)
+	}
+	return nil
+}
+
+func (e *Encoder) summarise(name string, s Series) {
+	m := &e.summary
+	id := int64(s.ID)
+	span := series.TimeRange{Min: s.Samples[0].Time, Max: s.Samples[len(s.Samples)-1].Time}
+	if m.rows == 0 {
+		m.first, m.minID, m.maxID, m.time = s.ID, id, id, span
+		m.minNanos, m.maxNanos = math.MaxInt32, math.MinInt32
+	}
+	m.last = s.ID
+	m.names.add(name)
+	m.minID, m.maxID = min(m.minID, id), max(m.maxID, id)
+	m.time = m.time.Union(span)
+	m.rows += int64(len(s.Samples))
+	m.seriesN++
+	for i := range s.Samples {
+		p := &s.Samples[i]
+		if p.Histogram != nil {
+			m.histograms++
+		} else {
+			m.value.add(p.Value)
+		}
+		if p.Nanos != 0 {
+			m.nanos++
+			m.minNanos, m.maxNanos = min(m.minNanos, int32(p.Nanos)), max(m.maxNanos, int32(p.Nanos))
+		}
+	}
+}
+
+// pend adds rows of one series to the pending row group.
+func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
+	seg := segment{name: name, id: s.ID, samples: samples}
+	for _, c := range e.columns {
+		c.codes = append(c.codes, -1)
+	}
+	at := len(e.pending)
+	k := 0
+	var bad error
+	s.Labels.Range(func(l labels.Label) {
+		if l.Name == series.MetricName {
+			return
+		}
+		if k == len(e.shape) || e.shape[k].name != l.Name {
+			column := e.byLabel[l.Name]
+			if column == nil && !e.overflow[l.Name] {
+				bad = fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, l.Name)
+				return
+			}
+			if l.Name == "" || !utf8.ValidString(l.Name) {
+				bad = fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, l.Name)
+				return
+			}
+			e.shape = append(e.shape[:k], shapeEntry{l.Name, column})
+		}
+		c := e.shape[k].column
+		k++
+		if c == nil {
+			if l.Value == "" || !utf8.ValidString(l.Value) {
+				bad = badValue(l.Name, l.Value)
+				return
+			}
+			seg.overflow = append(seg.overflow, l)
+			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
+			return
+		}
+		var err error
+		if c.codes[at], err = c.code(l.Value); err != nil {
+			bad = err
+			return
+		}
+		c.summary.rows += int64(len(samples))
+		e.pendingBytes += len(l.Value)
+	})
+	if bad != nil {
+		return bad
+	}
+	e.pending = append(e.pending, seg)
+	e.pendingRows += len(samples)
+	e.pendingBytes += len(name)
+	for i := range samples {
+		e.pendingBytes += len(samples[i].Histogram)
+	}
+	return nil
+}
+
+func badValue(name, value string) error {
+	return fmt.Errorf("%w: %w: %q=%q", ErrInvalidInput, series.ErrInvalidLabel, name, value)
+}
+
+// code returns the code of a value, a new one if need be.
+func (c *labelColumn) code(value string) (int32, error) {
+	if c.lastCode >= 0 && c.lastValue == value {
+		return c.lastCode, nil
+	}
+	code, ok := c.dict[value]
+	if !ok {
+		if value == "" || !utf8.ValidString(value) {
+			return 0, badValue(c.label, value)
+		}
+		c.summary.bounds.add(value)
+		code = int32(len(c.values))
+		c.dict[value] = code
+		c.values = append(c.values, value)
+	}
+	c.lastValue, c.lastCode = value, code
+	return code, nil
+}
+
+// flush writes the pending rows as a row group.
+func (e *Encoder) flush() error {
+	if len(e.pending) == 0 {
+		return nil
+	}
+	if e.out == nil {
+		// Most series have one row: a dictionary would be longer than what
+		// it stands for.
+		deltaIDs := len(e.pending)*2 > e.pendingRows
+		e.out = newFileWriter(e.opts, e.has, e.columns, deltaIDs)
+	}
+	if err := e.out.writeRowGroup(e.pending, e.pendingRows); err != nil {
+		return fmt.Errorf("write row group: %w", err)
+	}
+	clear(e.pending)
+	e.pending, e.pendingRows, e.pendingBytes = e.pending[:0], 0, 0
+	for _, c := range e.columns {
+		clear(c.dict)
+		clear(c.values)
+		c.values, c.codes, c.lastCode = c.values[:0], c.codes[:0], -1
+	}
+	return nil
+}
+
+// Finish completes the file. A file without rows is an error that wraps
+// ErrInvalidInput.
+func (e *Encoder) Finish() (*Encoded, error) {
+	if e.err != nil {
+		return nil, e.err
+	}
+	e.err = fmt.Errorf("%w: the encoder has finished", ErrInvalidInput)
+	if e.summary.rows == 0 {
+		return nil, fmt.Errorf("%w: no rows", ErrInvalidInput)
+	}
+	if err := e.flush(); err != nil {
+		return nil, err
+	}
+	out := &Encoded{
+		Rows: e.summary.rows, Series: e.summary.seriesN, Time: e.summary.time,
+		Keys:   keyRangeOf(e.summary.names.min, e.summary.first, e.summary.names.max, e.summary.last),
+		Labels: map[string]Bounds{}, columns: map[string]string{},
+	}
+	in := info{Labels: map[string]string{}, Overflow: slices.Sorted(maps.Keys(e.overflow))}
+	for _, c := range e.columns {
+		in.Labels[c.column] = c.label
+		out.columns[c.label] = c.column
+		if b := &c.summary.bounds; b.set {
+			out.Labels[c.label] = Bounds{Min: b.min, Max: b.max, Rows: c.summary.rows}
+		}
+		e.summary.labels = append(e.summary.labels, c.summary)
+	}
+	out.Stats = e.summary.stats(e.layout)
+	var err error
+	if out.Data, err = e.out.finish(in); err != nil {
+		return nil, fmt.Errorf("finish file: %w", err)
+	}
+	return out, nil
+}

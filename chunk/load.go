@@ -1,0 +1,144 @@
+package chunk
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"cardinalsin/series"
+)
+
+// pager opens a data column of a row group, nil if the file has none.
+func (d *decoder) pager(rg *RowGroup, name string, read *blocks) (*pager, error) {
+	column, ok := d.file.byName[name]
+	if !ok {
+		return nil, nil
+	}
+	p, err := d.pagesOf(rg, column, read)
+	if err != nil {
+		return nil, err
+	}
+	if d.pagers == nil {
+		d.pagers = map[string]*pager{}
+	}
+	g := d.pagers[name]
+	if g == nil {
+		g = &pager{leaf: &d.file.leaves[column]}
+		d.pagers[name] = g
+	}
+	g.pages, g.next, g.first, g.end, g.dict = p, 0, 0, 0, nil
+	return g, nil
+}
+
+// load reads the samples of the matches that lie in the time range.
+func (d *decoder) load(rg *RowGroup, read *blocks, matches []match) ([]Series, error) {
+	var open [4]*pager
+	for i, name := range []string{ColumnTimestamp, ColumnNanos, ColumnValue, ColumnHistogram} {
+		var err error
+		if open[i], err = d.pager(rg, name, read); err != nil {
+			return nil, err
+		}
+	}
+	times, nanos, values, histograms := open[0], open[1], open[2], open[3]
+	total := 0
+	for _, m := range matches {
+		total += m.end - m.start
+	}
+	if rg.Time.Min < d.sel.Range.Min || rg.Time.Max > d.sel.Range.Max {
+		total = min(total, 1024) // how many remain is not known yet
+	}
+	slab := make([]series.Sample, 0, total)
+	out := make([]Series, 0, len(matches))
+	for _, m := range matches {
+		from := len(slab)
+		first, err := d.times(times, rg, m, &slab)
+		if err != nil {
+			return nil, fmt.Errorf("column %q: %w", ColumnTimestamp, err)
+		}
+		samples := slab[from:]
+		if len(samples) == 0 {
+			continue
+		}
+		if nanos != nil {
+			for i := range samples {
+				if samples[i].Nanos, err = nanos.nanos(first + i); err != nil {
+					return nil, fmt.Errorf("column %q: %w", ColumnNanos, err)
+				}
+			}
+		}
+		if err := fillValues(samples, first, values, histograms); err != nil {
+			return nil, err
+		}
+		for i := 1; i < len(samples); i++ {
+			if samples[i-1].Compare(samples[i]) >= 0 {
+				return nil, fmt.Errorf("%w: samples of %s out of order", ErrCorrupt, m.labels)
+			}
+		}
+		out = append(out, Series{Labels: m.labels, ID: m.id, Samples: slices.Clip(samples)})
+	}
+	return out, nil
+}
+
+// times appends a sample for each row of the match in the time range, and
+// returns the first such row. Rows of a series ascend in time.
+func (d *decoder) times(p *pager, rg *RowGroup, m match, slab *[]series.Sample) (first int, err error) {
+	first = m.start
+	from := len(*slab)
+	for row := m.start; row < m.end; {
+		page, err := p.times(row)
+		if err != nil {
+			return 0, err
+		}
+		page = page[:min(len(page), m.end-row)]
+		row += len(page)
+		if len(*slab) > from && page[0] < int64(d.sel.Range.Min) {
+			return 0, fmt.Errorf("%w: samples of %s out of order", ErrCorrupt, m.labels)
+		}
+		if page[len(page)-1] < int64(d.sel.Range.Min) {
+			first = row
+			continue
+		}
+		lo := sort.Search(len(page), func(i int) bool { return page[i] >= int64(d.sel.Range.Min) })
+		if lo > 0 {
+			first = row - len(page) + lo
+		}
+		for _, t := range page[lo:] {
+			if t > int64(d.sel.Range.Max) {
+				return first, nil
+			}
+			if !rg.Time.Contains(series.Timestamp(t)) {
+				return 0, fmt.Errorf("%w: %d is outside the row group's bounds", ErrCorrupt, t)
+			}
+			*slab = append(*slab, series.Sample{Time: series.Timestamp(t)})
+		}
+	}
+	return first, nil
+}
+
+// fillValues sets value or histogram of rows from first on; exactly one of
+// the two is there.
+func fillValues(samples []series.Sample, first int, values, histograms *pager) error {
+	for i := 0; i < len(samples); {
+		bits, null, err := values.values(first + i)
+		if err != nil {
+			return fmt.Errorf("column %q: %w", ColumnValue, err)
+		}
+		for k := 0; k < len(bits) && i < len(samples); k, i = k+1, i+1 {
+			if histograms != nil {
+				h, err := histograms.histogram(first + i)
+				if err != nil {
+					return fmt.Errorf("column %q: %w", ColumnHistogram, err)
+				}
+				samples[i].Histogram = h
+			}
+			if null[k] != (samples[i].Histogram != nil) {
+				return fmt.Errorf("%w: row %d needs either a value or a histogram", ErrCorrupt, first+i)
+			}
+			if !null[k] {
+				samples[i].Value = math.Float64frombits(bits[k])
+			}
+		}
+	}
+	return nil
+}
