@@ -41,13 +41,6 @@ func (b *stringBounds) add(v string) {
 	}
 }
 
-func (b *stringBounds) union(o stringBounds) {
-	if o.set {
-		b.add(o.min)
-		b.add(o.max)
-	}
-}
-
 // floatBounds collects a column of doubles.
 type floatBounds struct {
 	min, max float64 // of the values that are no NaN
@@ -66,14 +59,6 @@ func (b *floatBounds) add(v float64) {
 	case v > b.max:
 		b.max = v
 	}
-}
-
-func (b *floatBounds) union(o floatBounds) {
-	if o.set {
-		b.add(o.min)
-		b.add(o.max)
-	}
-	b.nan = b.nan || o.nan
 }
 
 // json returns the bounds as JSON numbers, nil where there is none that is
