@@ -29,8 +29,9 @@ type headSource struct {
 	sel    series.Selector
 	layout *chunk.Layout
 	shards *shard.Map
-	list   []sourceColumn
-	place  map[string]int // column → place in list
+	names  []string       // of the columns
+	list   []sourceColumn // the same, under the names used inside
+	place  map[string]int // name → place in list
 }
 
 func newHeadSource(t *rowsTable) *headSource {
@@ -40,7 +41,8 @@ func newHeadSource(t *rowsTable) *headSource {
 	}
 	h := &headSource{view: t.view.Head(), sel: t.sel, layout: t.layout, shards: t.shards, place: map[string]int{}}
 	for i, c := range t.columns {
-		h.list = append(h.list, sourceColumn{c.name, kinds[c.name]}) // text where it is none of these
+		h.names = append(h.names, c.name)
+		h.list = append(h.list, sourceColumn{inner(i), kinds[c.name]}) // text where it is none of these
 		h.place[c.name] = i
 	}
 	return h
@@ -161,13 +163,13 @@ func (s *headScan) fill(out *rowsOut) (int, error) {
 
 // write fills one row; again means that the row before is of the same series.
 func (s *headScan) write(out *rowsOut, i int, again bool, sample *series.Sample) error {
-	for place, c := range s.source.list {
+	for place, name := range s.source.names {
 		k := s.wanted[place]
 		if k < 0 {
 			continue
 		}
 		v := &out.columns[k]
-		switch c.name {
+		switch name {
 		case chunk.ColumnTimestamp:
 			*at[int64](v.vector, i) = int64(sample.Time)
 		case chunk.ColumnNanos:
@@ -193,7 +195,7 @@ func (s *headScan) write(out *rowsOut, i int, again bool, sample *series.Sample)
 		default: // of the series
 			if again {
 				v.again(i)
-			} else if err := s.writeShared(v, place, c.name, i); err != nil {
+			} else if err := s.writeShared(v, place, name, i); err != nil {
 				return err
 			}
 		}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"iter"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -321,4 +323,33 @@ func newHead(all ...series.Series) memHead {
 		return series.Compare(a.Labels, b.Labels, series.IDOf(a.Labels), series.IDOf(b.Labels))
 	})
 	return h
+}
+
+// dataFiles are the paths of the live files on disk.
+func (tb *table) dataFiles(t tester) []string {
+	t.Helper()
+	var out []string
+	for a := range tb.snapshot(t).Files() {
+		key, err := tb.log.Key(a.Path)
+		if err != nil {
+			t.Fatalf("key: %v", err)
+		}
+		path, ok := storage.LocalPath(tb.store, key)
+		if !ok {
+			t.Fatalf("%s is not local", key)
+		}
+		out = append(out, path)
+	}
+	return out
+}
+
+// TestMain lowers the number of random tables: each costs several databases.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("30"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }

@@ -150,8 +150,13 @@ func (q *query) close() {
 	q.release = nil
 }
 
-// typed tells the query's own time limit from the caller's.
+// typed tells the query's own time limit from the caller's, and says which
+// limit on memory it was: DuckDB's advice is about settings that are locked.
 func (q *query) typed(ctx context.Context, err error) error {
+	var said *duckError
+	if errors.As(err, &said) && said.kind == duckdb.ErrorTypeOutOfMemory {
+		return fmt.Errorf("%w: it needs more than %d bytes of memory", ErrTooLarge, q.opts.MemoryBytes)
+	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !q.engine.opts.Now().Before(q.deadline) {
 		return fmt.Errorf("%w after %v", ErrTimeout, q.opts.Timeout)
 	}
@@ -243,6 +248,11 @@ func (q *query) prepare(ctx context.Context) error {
 	if err := q.openViews(ctx); err != nil {
 		return err
 	}
+	return q.build(ctx)
+}
+
+// build makes the database.
+func (q *query) build(ctx context.Context) error {
 	s := settings{threads: q.engine.opts.Threads, memoryBytes: q.opts.MemoryBytes, spillBytes: q.engine.opts.SpillBytes}
 	if q.engine.opts.SpillDir != "" {
 		// Two databases must not share one: their files have the same names.
@@ -525,7 +535,7 @@ func (q *query) run(ctx context.Context) (*Rows, error) {
 	}
 	c, err := q.db.start(ctx, p)
 	if err != nil {
-		return nil, q.typed(ctx, err)
+		return nil, q.typed(ctx, q.cause(ctx, err))
 	}
 	conv, err := newConverter(&c.result)
 	if err != nil {
@@ -533,6 +543,30 @@ func (q *query) run(ctx context.Context) (*Rows, error) {
 		return nil, err
 	}
 	return &Rows{query: q, cursor: c, converter: conv}, nil
+}
+
+// cause finds out why DuckDB stopped a statement that nobody interrupted. When
+// one of its threads fails while another one hands over rows of a stream, the
+// error that comes out is the interruption of the latter; what happened is
+// lost. So the statement runs again, all of it and without a stream, in a new
+// database.
+func (q *query) cause(ctx context.Context, err error) error {
+	var stopped *duckError
+	if !errors.As(err, &stopped) || stopped.kind != duckdb.ErrorTypeInterrupt || ctx.Err() != nil {
+		return err
+	}
+	sql, textErr := q.engine.parser.text(ctx, q.statement.tree)
+	if textErr != nil {
+		return errors.Join(err, textErr)
+	}
+	q.db.close()
+	if buildErr := q.build(ctx); buildErr != nil {
+		return errors.Join(err, buildErr)
+	}
+	if again := q.db.exec(ctx, "SELECT max(hash(COLUMNS(*))) FROM ("+sql+") AS t"); again != nil {
+		return again
+	}
+	return fmt.Errorf("%w: %w", ErrExecution, err)
 }
 
 // scans describes what is read.

@@ -76,7 +76,8 @@ func (r *Rows) next(ctx context.Context) (arrow.RecordBatch, error) {
 		}
 		if err != nil {
 			duckdb.DestroyDataChunk(&chunk)
-			return nil, r.query.typed(ctx, err)
+			r.cursor.close()
+			return nil, r.query.typed(ctx, r.query.cause(ctx, err))
 		}
 		if chunk.Ptr == nil {
 			return nil, io.EOF

@@ -3,7 +3,6 @@ package sqlengine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -226,8 +225,18 @@ func (t *rowsTable) all() []int {
 	return out
 }
 
+// Inside, columns are named by number, and get their own names at the end: a
+// label may be called like anything that the SQL here or DuckDB itself gives a
+// meaning, as file_index.
+func inner(i int) string { return "c" + strconv.Itoa(i) }
+
 // rankColumn orders the copies of one observation; the greatest wins.
-const rankColumn = "cardinal_rank"
+const rankColumn = "k"
+
+// place is the number of one of the fixed columns.
+func (t *rowsTable) place(name string) int {
+	return slices.IndexFunc(t.columns, func(c column) bool { return c.name == name })
+}
 
 // sql is the SELECT of all rows.
 func (t *rowsTable) sql() string {
@@ -243,18 +252,35 @@ func (t *rowsTable) sql() string {
 			}
 		}
 		parts = t.branches(rest, false, false)
-		from := strings.Join(t.branches(disputed, t.head >= 0, true), " UNION ALL ")
-		same := "FROM " + t.duplicates + ` AS d WHERE d.series_id = r.series_id AND d."timestamp" = r."timestamp" AND d.nanos IS NOT DISTINCT FROM r.nanos`
-		names := t.names()
+		from := "(" + strings.Join(t.branches(disputed, t.head >= 0, true), " UNION ALL ") + ") AS r"
+		same := "SELECT 1 FROM " + t.duplicates + " AS d WHERE " + t.sameKey("d", "r")
+		list := t.inner()
 		parts = append(parts,
-			"SELECT "+names+" FROM ("+from+") AS r WHERE NOT EXISTS (SELECT 1 "+same+")",
+			"SELECT "+list+" FROM "+from+" WHERE NOT EXISTS ("+same+")",
 			// The hash found them; what decides is the full label set.
-			"SELECT "+names+" FROM (SELECT *, row_number() OVER (PARTITION BY "+t.identity()+" ORDER BY "+rankColumn+" DESC) AS cardinal_n FROM ("+from+") AS r WHERE EXISTS (SELECT 1 "+same+")) WHERE cardinal_n = 1")
+			"SELECT "+list+" FROM (SELECT *, row_number() OVER (PARTITION BY "+t.identity()+" ORDER BY "+rankColumn+" DESC) AS n FROM "+from+" WHERE EXISTS ("+same+")) WHERE n = 1")
 	}
 	if len(parts) == 0 {
 		return t.empty()
 	}
-	return strings.Join(parts, " UNION ALL ")
+	return t.named("(" + strings.Join(parts, " UNION ALL ") + ")")
+}
+
+// named selects all columns under their own names.
+func (t *rowsTable) named(from string) string {
+	list := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		list[i] = inner(i) + " AS " + quoteName(c.name)
+	}
+	return "SELECT " + strings.Join(list, ", ") + " FROM " + from
+}
+
+func (t *rowsTable) inner() string {
+	list := make([]string, len(t.columns))
+	for i := range t.columns {
+		list[i] = inner(i)
+	}
+	return strings.Join(list, ", ")
 }
 
 // disputed lists the files that may hold duplicates.
@@ -262,24 +288,31 @@ func (t *rowsTable) disputed() []int {
 	return slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.contested.files), t.contested.headFiles...))))
 }
 
-func (t *rowsTable) names() string {
-	list := make([]string, len(t.columns))
-	for i, c := range t.columns {
-		list[i] = quoteName(c.name)
-	}
-	return strings.Join(list, ", ")
+// sameKey compares the keys of a row of keys, under its alias, with those of a
+// row under another alias.
+func (t *rowsTable) sameKey(keys, row string) string {
+	return fmt.Sprintf(`%s.series_id = %s.%s AND %s."timestamp" = %s.%s AND %s.nanos IS NOT DISTINCT FROM %s.%s`,
+		keys, row, inner(t.place(chunk.ColumnSeriesID)),
+		keys, row, inner(t.place(chunk.ColumnTimestamp)),
+		keys, row, inner(t.place(chunk.ColumnNanos)))
 }
 
 // identity lists what makes two rows the same observation: the full label set
 // and the instant.
 func (t *rowsTable) identity() string {
-	list := []string{quoteName(chunk.ColumnTimestamp), chunk.ColumnNanos, chunk.ColumnMetricName, chunk.ColumnSeriesID}
-	for _, c := range t.columns {
-		if c.label != "" {
-			list = append(list, quoteName(c.name))
+	var list []string
+	for i, c := range t.columns {
+		switch c.name {
+		case chunk.ColumnTimestamp, chunk.ColumnNanos, chunk.ColumnMetricName, chunk.ColumnSeriesID:
+			list = append(list, inner(i))
+		case chunk.ColumnOverflow:
+			list = append(list, "list_sort(map_entries("+inner(i)+"))")
+		default:
+			if c.label != "" {
+				list = append(list, inner(i))
+			}
 		}
 	}
-	list = append(list, "list_sort(map_entries("+chunk.ColumnOverflow+"))")
 	return strings.Join(list, ", ")
 }
 
@@ -311,7 +344,7 @@ func (t *rowsTable) branches(files []int, head, ranked bool) []string {
 		parts = append(parts, t.readFiles(byDirt[key], ranked))
 	}
 	if head {
-		list := t.names()
+		list := t.inner()
 		if ranked {
 			list += fmt.Sprintf(", %d AS %s", len(t.scan.Files), rankColumn)
 		}
@@ -321,31 +354,26 @@ func (t *rowsTable) branches(files []int, head, ranked bool) []string {
 }
 
 // readFiles is the SELECT of files that keep the same labels in their overflow
-// maps. The columns are named by number inside: a name of the table's could
-// be one that DuckDB gives a meaning of its own, as file_index.
+// maps.
 func (t *rowsTable) readFiles(files []int, ranked bool) string {
 	var list, schema []string
 	dirty := t.dirty[files[0]]
-	number := map[string]string{}
+	overflow := "f" + strconv.Itoa(t.place(chunk.ColumnOverflow))
 	for i, c := range t.columns {
+		// f and the number: the column inside the files.
+		e := "f" + strconv.Itoa(i)
 		if c.physical != "" {
-			number[c.name] = "c" + strconv.Itoa(i)
-			schema = append(schema, fmt.Sprintf("%s: {'name': 'c%d', 'type': %s, 'default_value': NULL}", quoteText(c.physical), i, quoteText(c.sqlType)))
+			schema = append(schema, fmt.Sprintf("%s: {'name': '%s', 'type': %s, 'default_value': NULL}", quoteText(c.physical), e, quoteText(c.sqlType)))
 		}
-	}
-	for _, c := range t.columns {
-		var e string
 		switch {
 		case c.physical == "":
 			e = perFile(files, c.sqlType, func(i int) string { return t.partitionValue(i, c) })
 		case c.label != "" && slices.Contains(dirty, c.label):
-			e = fmt.Sprintf("coalesce(%s, %s[%s])", number[c.name], number[chunk.ColumnOverflow], quoteText(c.label))
-		case c.name == chunk.ColumnOverflow && len(dirty) > 0:
-			e = fmt.Sprintf("nullif(map_from_entries(list_filter(map_entries(%s), lambda e: NOT list_contains(%s, e.key))), MAP {}::%s)", number[c.name], quoteTexts(dirty), c.sqlType)
-		default:
-			e = number[c.name]
+			e = fmt.Sprintf("coalesce(%s, %s[%s])", e, overflow, quoteText(c.label))
+		case len(dirty) > 0 && e == overflow:
+			e = fmt.Sprintf("nullif(map_from_entries(list_filter(map_entries(%s), lambda e: NOT list_contains(%s, e.key))), MAP {}::%s)", e, quoteTexts(dirty), c.sqlType)
 		}
-		list = append(list, e+" AS "+quoteName(c.name))
+		list = append(list, e+" AS "+inner(i))
 	}
 	if ranked {
 		// Places in the scan ascend by rank.
@@ -355,12 +383,11 @@ func (t *rowsTable) readFiles(files []int, ranked bool) string {
 	for k, i := range files {
 		paths[k] = t.paths[i]
 	}
-	if len(schema) == 0 {
-		// Every column is a partition's: only the number of rows matters.
-		return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) + ", hive_partitioning = false)"
+	options := ", hive_partitioning = false"
+	if len(schema) > 0 { // else every column is a partition's, and only the number of rows matters
+		options += ", schema = MAP {" + strings.Join(schema, ", ") + "}"
 	}
-	return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) +
-		", schema = MAP {" + strings.Join(schema, ", ") + "}, hive_partitioning = false)"
+	return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) + options + ")"
 }
 
 // perFile is an expression with a value for each file. DuckDB numbers the
@@ -419,7 +446,7 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 		if err != nil {
 			return err
 		}
-		queries = append(queries, fmt.Sprintf(`SELECT series_id, "timestamp", nanos FROM (%s) AS f WHERE EXISTS (SELECT 1 FROM %s(%d) AS h WHERE h.series_id = f.series_id AND h."timestamp" = f."timestamp" AND h.nanos IS NOT DISTINCT FROM f.nanos)`, q, scanFunction, t.head))
+		queries = append(queries, fmt.Sprintf(`SELECT series_id, "timestamp", nanos FROM (%s) AS f WHERE EXISTS (SELECT 1 FROM %s(%d) AS h WHERE %s)`, q, scanFunction, t.head, t.sameKey("f", "h")))
 	}
 	if len(queries) == 0 {
 		return nil
@@ -439,12 +466,13 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 
 // keysView names the rows of some files within some intervals.
 func (t *rowsTable) keysView(ctx context.Context, d *database, name string, files []int, intervals []series.TimeRange) error {
+	at := inner(t.place(chunk.ColumnTimestamp))
 	var times []string
 	for _, r := range intervals {
 		lo, hi := max(r.Min, series.MinTimestamp), min(r.Max, series.MaxTimestamp)
-		times = append(times, fmt.Sprintf(`"timestamp" BETWEEN make_timestamptz(%d) AND make_timestamptz(%d)`, int64(lo), int64(hi)))
+		times = append(times, fmt.Sprintf("%s BETWEEN make_timestamptz(%d) AND make_timestamptz(%d)", at, int64(lo), int64(hi)))
 	}
-	sql := "CREATE TEMP VIEW " + name + " AS SELECT * FROM (" + strings.Join(t.branches(files, false, false), " UNION ALL ") + ") WHERE " + strings.Join(times, " OR ")
+	sql := "CREATE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + strings.Join(times, " OR ")
 	if err := d.exec(ctx, sql); err != nil {
 		return fmt.Errorf("find duplicates: %w", err)
 	}
@@ -459,6 +487,3 @@ func (t *rowsTable) keysWhere(ctx context.Context, p *parser, view string, where
 	}
 	return p.text(ctx, selectTree(list, tableTree(view, where.alias), where.conditions))
 }
-
-// errNoFile: a data file is not where it should be.
-var errNoFile = errors.New("data file is missing or has another size")

@@ -153,7 +153,7 @@ func (p *parser) rows(ctx context.Context, sql string, arguments ...string) ([][
 
 // text turns a parse tree back into SQL.
 func (p *parser) text(ctx context.Context, tree any) (string, error) {
-	b, err := json.Marshal(tree)
+	b, err := json.Marshal(exactDoubles(tree))
 	if err != nil {
 		return "", fmt.Errorf("encode the parse tree: %w", err)
 	}
@@ -167,6 +167,42 @@ func (p *parser) text(ctx context.Context, tree any) (string, error) {
 	return rows[0][0], nil
 }
 
+// exactDoubles replaces constants of type DOUBLE by casts from text: DuckDB
+// writes them as decimals, which have another type, and other digits when they
+// are read again.
+func exactDoubles(v any) any {
+	switch v := v.(type) {
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = exactDoubles(v[i])
+		}
+		return out
+	case object:
+		value, _ := v["value"].(object)
+		kind, _ := value["type"].(object)
+		if number, ok := value["value"].(json.Number); ok && v["class"] == "CONSTANT" && kind["id"] == "DOUBLE" {
+			return object{
+				"class": "CAST", "type": "OPERATOR_CAST", "alias": v["alias"], "try_cast": false,
+				"cast_type": object{"id": "DOUBLE", "type_info": nil},
+				"child": object{
+					"class": "CONSTANT", "type": "VALUE_CONSTANT", "alias": "",
+					"value": object{"type": object{"id": "VARCHAR", "type_info": nil}, "is_null": false, "value": strings.Replace(number.String(), outOfRange, "inf", 1)},
+				},
+			}
+		}
+		out := make(object, len(v))
+		for k := range v {
+			out[k] = exactDoubles(v[k])
+		}
+		return out
+	}
+	return v
+}
+
+// outOfRange stands for infinity in a decoded tree.
+const outOfRange = "1e999"
+
 // unknownFunctions says whether functions are refused or do not exist.
 func (p *parser) unknownFunctions(ctx context.Context, names map[string]bool) error {
 	var list []string
@@ -178,8 +214,11 @@ func (p *parser) unknownFunctions(ctx context.Context, names map[string]bool) er
 	if err != nil {
 		return fmt.Errorf("look up functions: %w", err)
 	}
-	if len(rows) > 0 {
+	switch {
+	case len(rows) > 0:
 		return fmt.Errorf("%w: function %s", ErrNotAllowed, rows[0][0])
+	case names[scanFunction]:
+		return fmt.Errorf("%w: function %s", ErrNotAllowed, scanFunction)
 	}
 	return fmt.Errorf("%w: no function %s", ErrSyntax, list[0])
 }
@@ -196,7 +235,7 @@ func decodeTree(text string) (object, error) {
 	return tree, nil
 }
 
-// plainNumbers writes 1e999 for Infinity and NaN outside texts.
+// plainNumbers writes a number for Infinity and NaN outside texts.
 func plainNumbers(s string) []byte {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); {
@@ -213,10 +252,10 @@ func plainNumbers(s string) []byte {
 			out = append(out, s[i:end]...)
 			i = end
 		case strings.HasPrefix(s[i:], "Infinity"):
-			out = append(out, "1e999"...)
+			out = append(out, outOfRange...)
 			i += len("Infinity")
 		case strings.HasPrefix(s[i:], "NaN"):
-			out = append(out, "1e999"...)
+			out = append(out, outOfRange...)
 			i += len("NaN")
 		default:
 			out = append(out, c)
