@@ -31,6 +31,7 @@ type head struct {
 
 	byID       map[series.ID]seriesRef // newest series with that ID; memSeries.next leads on
 	blocks     [][]memSeries           // of blockSeries slots each, which never move
+	firsts     []sample                // room for the first sample of each series in the last block
 	count      int                     // series
 	metrics    map[string]*metric
 	histograms [][]byte
@@ -134,11 +135,14 @@ func (h *head) find(l series.Labels, id series.ID) *memSeries {
 		}
 		r = s.next // another series with the same hash
 	}
-	if h.count%blockSeries == 0 {
+	slot := h.count % blockSeries
+	if slot == 0 {
 		h.blocks = append(h.blocks, make([]memSeries, 0, blockSeries))
+		h.firsts = make([]sample, blockSeries)
 	}
 	block := &h.blocks[len(h.blocks)-1]
-	*block = append(*block, memSeries{labels: l.Copy(), id: id, next: chain})
+	// Most series get one sample between two flushes: no allocation for it.
+	*block = append(*block, memSeries{labels: l.Copy(), id: id, next: chain, samples: h.firsts[slot : slot : slot+1]})
 	h.count++
 	ref := seriesRef(h.count)
 	h.byID[id] = ref
@@ -151,7 +155,7 @@ func (h *head) find(l series.Labels, id series.ID) *memSeries {
 		h.metrics[name] = m // shares the copy's text
 	}
 	m.series = append(m.series, idRef{id, ref})
-	h.bytes += seriesBytes + int64(l.ByteSize())
+	h.bytes += seriesBytes + sampleBytes + int64(l.ByteSize())
 	return s
 }
 

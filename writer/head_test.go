@@ -255,7 +255,7 @@ func manySeries(n int) []series.Labels {
 // Issue 4 allows 1 KB an active series; a head takes less than half of it,
 // and its own estimate, which back-pressure goes by, is near the truth.
 func TestHeadMemory(t *testing.T) {
-	const n = 100_000
+	const n = 50_000
 	all := manySeries(n)
 	ids := make([]series.ID, n)
 	for i := range all {

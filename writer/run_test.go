@@ -116,7 +116,7 @@ func TestOutage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		failed := 0
 		w, f, store, stop := runWriter(t, Options{
-			FlushBytes: 64 << 10, MaxHeadBytes: 256 << 10,
+			FlushBytes: 64 << 10, MaxHeadBytes: 112 << 10,
 			Events: Events{FlushEnd: func(e FlushEvent) {
 				if e.Err != nil {
 					failed++
@@ -128,21 +128,21 @@ func TestOutage(t *testing.T) {
 		refused := 0
 		f.Inject(fault.Fault{Mode: fault.Before, Times: -1})
 		const seconds = 7200
-		for i := range seconds {
+		for i := 0; i < seconds; i += 2 {
 			b := one("m", []string{"i", fmt.Sprint(i % 500)}, at0(int64(i), 1))
 			if err := w.Append(t.Context(), b); err != nil {
 				refused++
 			} else {
 				want.addBatch(b)
 			}
-			time.Sleep(time.Second)
+			time.Sleep(2 * time.Second)
 		}
 		synctest.Wait()
-		if got := w.headBytes.Load(); got > 256<<10 {
+		if got := w.headBytes.Load(); got > 112<<10 {
 			t.Errorf("the head takes %d bytes", got)
 		}
-		if refused == 0 || refused == seconds {
-			t.Errorf("%d of %d refused", refused, seconds)
+		if refused == 0 || len(want) == 0 {
+			t.Errorf("%d refused, %d accepted", refused, len(want))
 		}
 		// A pause of 15 to 30 s: 240 to 480 tries, and a few at the start.
 		if failed < seconds/30 || failed > seconds/15+10 {

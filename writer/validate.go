@@ -22,7 +22,7 @@ const maxNanos = 999
 // pure, but for the map it is given; the batch is not changed. Errors: those
 // of series.Validate, ErrInvalidSample, ErrTooManyPartitions.
 func validate(b series.Batch, m *shard.Map) (valid, error) {
-	v := valid{batch: b, ids: make([]series.ID, len(b))}
+	v := valid{batch: b, ids: make([]series.ID, len(b)), bytes: 8} // 8: head.rows
 	copied := false
 	minTime, maxTime := series.Timestamp(math.MaxInt64), series.Timestamp(math.MinInt64)
 	for i := range b {
@@ -49,8 +49,9 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 		}
 		v.ids[i] = series.IDOf(l)
 		v.samples += len(b[i].Samples)
-		// Slices grow to at most twice what is in them.
-		v.bytes += seriesBytes + int64(l.ByteSize()) + 2*sampleBytes*int64(len(b[i].Samples))
+		// Slices grow to at most twice what is in them, and leave the room for
+		// the first sample behind.
+		v.bytes += seriesBytes + int64(l.ByteSize()) + sampleBytes*int64(1+2*len(b[i].Samples))
 	}
 	if v.samples == 0 {
 		return v, nil
