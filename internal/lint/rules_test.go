@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
-	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/lint", "internal/deps"},
+	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/lint"},
 }
 
 // testSupport are packages that tests of every layer may import.
@@ -112,7 +112,7 @@ var importers = map[string][]string{
 }
 
 func checkImporters(s *source) []string {
-	if s.test() || s.pkg == "internal/deps" {
+	if s.test() {
 		return nil
 	}
 	var found []string

@@ -28,7 +28,9 @@ type StatusError struct {
 	Body string
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("remote write: status %d: %s", e.Code, e.Body) }
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("remote write: status %d: %s", e.Code, e.Body)
+}
 
 // Send posts one request. nil means that every sample was acknowledged.
 func (c *Client) Send(ctx context.Context, ts []prompb.TimeSeries) error {
