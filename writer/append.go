@@ -42,7 +42,8 @@ type turn struct {
 // changed, and not kept except for its histograms, which must not change.
 //
 // It may be called concurrently: batches that arrive while the disk is busy
-// share the next write. Cost: one fsync, shared; no store request.
+// share the next write. Cost: one fsync, shared; no store request. Something
+// must empty the head: Run, or calls of Flush.
 func (w *Writer) Append(ctx context.Context, b series.Batch) error {
 	start := w.opts.Now()
 	ev := AppendEvent{Series: len(b), Samples: b.Samples()}

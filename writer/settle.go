@@ -52,22 +52,24 @@ func (w *Writer) settle(ctx context.Context, h *head) error {
 }
 
 // holds reports whether the rows that the table got for our sequences after
-// committed and up to last are those in the head. Cost: the versions since
-// the base, and a read of the files.
+// committed and up to last are those in the head. Cost: the versions back to
+// the one that has the first of them, and a read of the files.
 func (w *Writer) holds(ctx context.Context, snap *txlog.Snapshot, h *head, last wal.Sequence) (bool, error) {
 	var sources []merge.Source
-	for v := snap.Version(); v > w.base.Version(); v-- {
+	found := false // the files that begin where we left off: the oldest
+	for v := snap.Version(); v > w.base.Version() && !found; v-- {
 		c, err := w.log.Commit(ctx, v)
 		if err != nil {
 			return false, err
 		}
 		for i := range c.Adds {
-			s, mine, err := w.source(ctx, &c.Adds[i])
+			s, from, err := w.source(ctx, &c.Adds[i])
 			if err != nil {
 				return false, err
 			}
-			if mine {
+			if from > w.committed {
 				sources = append(sources, s)
+				found = found || from == w.committed+1
 			}
 		}
 	}
@@ -79,26 +81,27 @@ func (w *Writer) holds(ctx context.Context, snap *txlog.Snapshot, h *head, last 
 	return equal(merge.Sources(sources...), merge.Sources(parts...))
 }
 
-// source opens a file if a flush under our identity added it.
-func (w *Writer) source(ctx context.Context, a *action.Add) (s merge.Source, mine bool, err error) {
+// source opens a file that a flush under our identity added, and says which
+// sequence its commit begins with; 0 for any other file.
+func (w *Writer) source(ctx context.Context, a *action.Add) (s merge.Source, from wal.Sequence, err error) {
 	tags, ok, err := chunk.ParseTags(a.Tags)
 	if err != nil {
-		return s, false, fmt.Errorf("%s: %w", a.Path, err)
+		return s, 0, fmt.Errorf("%s: %w", a.Path, err)
 	}
 	if !ok || !a.DataChange || len(tags.WAL) != 1 || tags.WAL[0].Writer != w.wal.Writer().String() {
-		return s, false, nil
+		return s, 0, nil
 	}
 	key, err := w.log.Key(a.Path)
 	if err != nil {
-		return s, false, err
+		return s, 0, err
 	}
 	f, err := chunk.Open(ctx, chunk.StoreSource(w.log.Store(), key), a.Size)
 	if err != nil {
-		return s, false, err
+		return s, 0, err
 	}
 	s.Rank = merge.Rank{Order: tags.Order.Hi, Tie: a.Path}
 	s.Series = f.Select(ctx, series.Selector{Range: series.AllTime}, nil)
-	return s, true, nil
+	return s, wal.Sequence(tags.WAL[0].First), nil
 }
 
 // equal reports whether two sequences hold the same series with the same

@@ -16,7 +16,13 @@ type valid struct {
 	bytes   int64 // at most what it adds to the head
 }
 
-const maxNanos = 999
+const (
+	maxNanos = 999
+	// A batch that is accepted must fit a chunk, or no flush after it would
+	// succeed; package chunk takes label sets and histograms of 16 MiB.
+	maxLabelBytes     = 1 << 20
+	maxHistogramBytes = 8 << 20
+)
 
 // validate checks a whole batch and drops labels with empty values. It is
 // pure, but for the map it is given; the batch is not changed. Errors: those
@@ -37,8 +43,14 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 			l = full
 			v.batch[i].Labels = l
 		}
+		if n := l.ByteSize(); n > maxLabelBytes {
+			return valid{}, fmt.Errorf("series %d: %.300s: %w: label set of %d bytes, limit %d", i, l, series.ErrInvalidLabel, n, maxLabelBytes)
+		}
 		for j := range b[i].Samples {
 			s := &b[i].Samples[j]
+			if len(s.Histogram) > maxHistogramBytes {
+				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w: histogram of %d bytes, limit %d", i, l, j, ErrInvalidSample, len(s.Histogram), maxHistogramBytes)
+			}
 			if s.Time < series.MinTimestamp || s.Time > series.MaxTimestamp || s.Nanos > maxNanos {
 				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w: time %d µs and %d ns", i, l, j, ErrInvalidSample, s.Time, s.Nanos)
 			}

@@ -72,7 +72,8 @@ import (
 // opened anew. txlog.ErrFenced is terminal.
 var (
 	// ErrInvalidSample: a timestamp outside series.MinTimestamp to
-	// MaxTimestamp, or more than 999 nanoseconds. It will never be accepted.
+	// MaxTimestamp, more than 999 nanoseconds, or a histogram above 8 MiB. It
+	// will never be accepted.
 	ErrInvalidSample = errors.New("invalid sample")
 	// ErrTooManyPartitions: a batch spans more days and shards than one
 	// commit can hold files for. Split it by time.
