@@ -135,12 +135,16 @@ func promqlCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			steps, err := promSteps(c)
+			if err != nil {
+				return err
+			}
 			db, err := openTable(c)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, db.Close(c.Context)) }()
-			query, err := promQuery(c, prom.NewEngine(prom.Options{Reader: db.Reader}), prom.NewQueryable(db.Reader))
+			query, err := steps.query(c, prom.NewEngine(prom.Options{Reader: db.Reader}), prom.NewQueryable(db.Reader))
 			if err != nil {
 				return err
 			}
@@ -157,22 +161,33 @@ func promqlCommand() *ucli.Command {
 	}
 }
 
-// promQuery builds the instant or range query that the flags ask for.
-func promQuery(c *ucli.Context, engine *promql.Engine, q *prom.Queryable) (promql.Query, error) {
-	expr := c.Args().First()
-	var query promql.Query
-	var err error
-	switch start, end, step := c.Timestamp("start"), c.Timestamp("end"), c.Duration("step"); {
-	case start == nil && end == nil && step == 0:
-		at := time.Now()
+// promRange is when to evaluate: once, at start, where step is 0.
+type promRange struct {
+	start, end time.Time
+	step       time.Duration
+}
+
+// promSteps reads the flags.
+func promSteps(c *ucli.Context) (promRange, error) {
+	start, end, step := c.Timestamp("start"), c.Timestamp("end"), c.Duration("step")
+	if start == nil && end == nil && step == 0 {
 		if t := c.Timestamp("time"); t != nil {
-			at = *t
+			return promRange{start: *t}, nil
 		}
-		query, err = engine.NewInstantQuery(c.Context, q, nil, expr, at)
-	case start == nil || end == nil || step <= 0 || c.IsSet("time") || end.Before(*start):
-		return nil, fmt.Errorf("%w: a range needs --start, --end not before it, a positive --step, and no --time", cli.ErrUsage)
-	default:
-		query, err = engine.NewRangeQuery(c.Context, q, nil, expr, *start, *end, step)
+		return promRange{start: time.Now()}, nil
+	}
+	if start == nil || end == nil || step <= 0 || c.IsSet("time") || end.Before(*start) {
+		return promRange{}, fmt.Errorf("%w: a range needs --start, --end not before it, a positive --step, and no --time", cli.ErrUsage)
+	}
+	return promRange{*start, *end, step}, nil
+}
+
+// query builds the instant or range query of the expression that was given.
+func (r promRange) query(c *ucli.Context, engine *promql.Engine, q *prom.Queryable) (query promql.Query, err error) {
+	if r.step == 0 {
+		query, err = engine.NewInstantQuery(c.Context, q, nil, c.Args().First(), r.start)
+	} else {
+		query, err = engine.NewRangeQuery(c.Context, q, nil, c.Args().First(), r.start, r.end, r.step)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", cli.ErrUsage, err)
