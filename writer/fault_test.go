@@ -317,3 +317,51 @@ func TestLateCommit(t *testing.T) {
 		})
 	}
 }
+
+// At every step of a flush an acknowledged row is readable: in the head that a
+// reader takes first, or in the version that it takes after.
+func TestAlwaysReadable(t *testing.T) {
+	store := mem.New(mem.Options{})
+	createTable(t, store)
+	acked := rows{}
+	var w *Writer
+	looks, inHead, inTable := 0, 0, 0
+	look := func(when string) {
+		if w == nil {
+			return
+		}
+		looks++
+		head := viewRows(w.Head())
+		table := tableRows(t, store)
+		for p := range acked {
+			if len(head[p]) == 0 && len(table[p]) == 0 {
+				t.Errorf("%s: acknowledged row %v is nowhere", when, p)
+			}
+			inHead += len(head[p])
+			inTable += len(table[p])
+		}
+	}
+	f := fault.New(store)
+	f.Inject(fault.Fault{
+		Times: -1, Mode: fault.Pass,
+		OnCall:   func(_ context.Context, c fault.Call) { look(fmt.Sprintf("before %s", c)) },
+		OnReturn: func(_ context.Context, c fault.Call, _ error) { look(fmt.Sprintf("after %s", c)) },
+	})
+	spy := &spyWAL{
+		Log:    openWAL(t, t.TempDir()),
+		before: func(call string) error { look("before " + call); return nil },
+		after:  func(call string) error { look("after " + call); return nil },
+	}
+	w = openWriter(t, openTable(t, f), spy, Options{Uploads: 1, limits: limits{rows: 8, files: 10}})
+	for n := range 4 {
+		b := sweepBatch(n)
+		mustAppend(t, w, b)
+		acked.addBatch(b)
+		if n%2 == 1 {
+			mustFlush(t, w)
+		}
+	}
+	if looks < 20 || inHead == 0 || inTable == 0 {
+		t.Errorf("%d looks saw %d rows in the head and %d in the table", looks, inHead, inTable)
+	}
+}
