@@ -53,9 +53,9 @@
 //
 // In a checkpoint of ours: any change of any action, by the sum in the footer
 // (a 64-bit hash, so up to one chance in 2^64). In one of another engine: what
-// breaks the format, a page whose checksum is wrong (Spark writes them,
-// delta-rs does not), a missing part, protocol or metaData. Not found there: a
-// changed byte in a page without a checksum that still decodes.
+// breaks the format, a page whose checksum is wrong (Spark 3.2 and later write
+// them, delta-rs does not), a missing part, protocol or metaData. Not found
+// there: a changed byte in a page without a checksum that still decodes.
 //
 // # Crashes while writing
 //

@@ -150,7 +150,7 @@ func TestSinkError(t *testing.T) {
 		"add":      {Add: func(*action.Add) error { return stop }},
 		"remove":   {Remove: func(*action.Remove) error { return stop }},
 	} {
-		if err := Read(t.Context(), store, logDir, info.Ref, sink); err != stop {
+		if err := Read(t.Context(), store, logDir, info.Ref, sink); !errors.Is(err, stop) || err.Error() != stop.Error() {
 			t.Errorf("%s: %v, want the sink's error as it is", name, err)
 		}
 	}
@@ -394,6 +394,17 @@ func TestDamage(t *testing.T) {
 	}
 	if harmless["flip"] > flips*3/4 {
 		t.Errorf("%d of %d flips made no difference", harmless["flip"], flips)
+	}
+}
+
+// TestContentsRemoved: a file of ours cannot pass for one of another engine,
+// which nothing sums up.
+func TestContentsRemoved(t *testing.T) {
+	data := encoded(t, sample(4))
+	bad := bytes.Replace(data, []byte(contentsKey), []byte(strings.ToUpper(contentsKey)), 1)
+	store, ref := put(t, bad)
+	if _, err := readTable(t.Context(), store, ref); bytes.Equal(data, bad) || !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, want ErrCorrupt", err)
 	}
 }
 

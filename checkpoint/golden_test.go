@@ -88,12 +88,11 @@ func loadLog(t testing.TB, table string) storage.Store {
 	}
 	file := filepath.Join(goldenDir, table)
 	if strings.HasSuffix(table, ".tar.zst") {
-		f, err := os.Open(file)
+		packed, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		z, err := zstd.NewReader(f)
+		z, err := zstd.NewReader(bytes.NewReader(packed))
 		if err != nil {
 			t.Fatal(err)
 		}

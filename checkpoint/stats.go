@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/big"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/parquet-go/parquet-go/format"
@@ -114,19 +115,9 @@ func (s *structReader) values(row int64) []byte {
 	return s.text
 }
 
-// floor divides and rounds down, by a positive divisor.
-func floor(a, b int64) int64 {
-	q := a / b
-	if a%b < 0 {
-		q--
-	}
-	return q
-}
-
 // instant turns a timestamp's number into a time.
 func instant(v, unit int64) time.Time {
-	s := floor(v, unit)
-	return time.Unix(s, (v-s*unit)*(1e9/unit)).UTC()
+	return time.Unix(v/unit, v%unit*(1e9/unit)).UTC()
 }
 
 // appendValue writes a leaf's value as JSON; ok is false for what has no form.
@@ -148,7 +139,7 @@ func appendValue(dst []byte, c *parquetcol.Column) (out []byte, ok bool) {
 		// Format cuts off, so the result is rounded down.
 		return appendString(dst, instant(c.Int(), l.Unit).Format(form)), true
 	case parquetcol.Decimal:
-		text, ok := decimal(c)
+		text, ok := decimalText(unscaled(c), l.Scale)
 		return append(dst, text...), ok
 	case parquetcol.None, parquetcol.Integer:
 	default:
@@ -174,32 +165,36 @@ func appendValue(dst []byte, c *parquetcol.Column) (out []byte, ok bool) {
 	return dst, false
 }
 
-// maxScale bounds the zeros that a decimal is written with.
+// maxScale bounds the digits of a decimal; Delta's have at most 38.
 const maxScale = 1000
 
-// decimal writes an unscaled integer with its point.
-func decimal(c *parquetcol.Column) (string, bool) {
-	n := c.Node()
-	v := new(big.Int)
-	switch n.Physical {
-	case format.Int32, format.Int64:
-		v.SetInt64(c.Int())
+// unscaled is the integer that a decimal column holds.
+func unscaled(c *parquetcol.Column) *big.Int {
+	switch c.Node().Physical {
 	case format.ByteArray, format.FixedLenByteArray:
-		b := []byte(c.Str())
-		v.SetBytes(b)
-		if len(b) > 0 && b[0]&0x80 != 0 { // two's complement
-			v.Sub(v, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
-		}
-	default:
-		return "", false
+		return twosComplement(c.Str())
 	}
-	scale := n.Logical.Scale
+	return big.NewInt(c.Int())
+}
+
+// twosComplement decodes a signed integer, highest byte first.
+func twosComplement(s string) *big.Int {
+	v := new(big.Int).SetBytes([]byte(s))
+	if len(s) > 0 && s[0]&0x80 != 0 {
+		v.Sub(v, new(big.Int).Lsh(big.NewInt(1), uint(8*len(s))))
+	}
+	return v
+}
+
+// decimalText writes an unscaled integer with its point; ok is false for
+// what no decimal of Delta's can be.
+func decimalText(v *big.Int, scale int) (text string, ok bool) {
 	if scale < 0 || scale > maxScale || v.BitLen() > 4*maxScale {
 		return "", false
 	}
 	digits := new(big.Int).Abs(v).String()
-	for len(digits) <= scale {
-		digits = "0" + digits
+	if missing := scale + 1 - len(digits); missing > 0 {
+		digits = strings.Repeat("0", missing) + digits
 	}
 	if scale > 0 {
 		digits = digits[:len(digits)-scale] + "." + digits[len(digits)-scale:]
@@ -224,7 +219,7 @@ func partitionText(c *parquetcol.Column) string {
 		}
 		return instant(c.Int(), l.Unit).Format("2006-01-02 15:04:05.000000")
 	case parquetcol.Decimal:
-		text, _ := decimal(c)
+		text, _ := decimalText(unscaled(c), l.Scale)
 		return text
 	}
 	switch n.Physical {

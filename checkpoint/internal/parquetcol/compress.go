@@ -2,6 +2,7 @@ package parquetcol
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -76,7 +77,7 @@ func (c *Column) decompress(size int, body []byte) ([]byte, error) {
 		n = len(dst)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v: %v", ErrCorrupt, c.chunk.codec, err)
+		return nil, fmt.Errorf("%w: %v: %w", ErrCorrupt, c.chunk.codec, err)
 	}
 	if n != size {
 		return nil, fmt.Errorf("%w: page of %d bytes, want %d", ErrCorrupt, n, size)
@@ -95,8 +96,10 @@ func gunzip(dst, body []byte) (int, error) {
 		return n, err
 	}
 	var more [1]byte
-	if k, err := r.Read(more[:]); k != 0 || err != io.EOF {
-		return n, fmt.Errorf("more than %d bytes, or %v", n, err)
+	if k, err := r.Read(more[:]); k != 0 {
+		return n, fmt.Errorf("more than %d bytes", n)
+	} else if !errors.Is(err, io.EOF) {
+		return n, fmt.Errorf("end of stream: %w", err)
 	}
 	return n, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -476,4 +477,89 @@ func FuzzPage(f *testing.F) {
 			t.Fatalf("%d values, want %d", got, present)
 		}
 	})
+}
+
+// TestPageClaims: what a page claims beyond its bytes is refused, before
+// memory is taken for it.
+func TestPageClaims(t *testing.T) {
+	long := bytes.Repeat([]byte{'x'}, 1<<20)
+	zipped, err := parquet.Zstd.Encode(nil, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapped, err := parquet.Snappy.Encode(nil, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		typ  format.Type
+		def  int
+		head pageHeader
+		body []byte
+		code format.CompressionCodec
+	}{
+		{name: "index beyond the dictionary", head: pageHeader{values: 1, encoding: format.RLEDictionary}, body: []byte{8, 2, 2}},
+		{name: "width of 33 bits", head: pageHeader{values: 1, encoding: format.RLEDictionary}, body: []byte{33, 2, 0, 0, 0, 0, 0}},
+		{name: "level beyond the greatest", def: 2, head: pageHeader{values: 1}, body: []byte{2, 0, 0, 0, 2, 3}},
+		{name: "levels longer than the page", def: 1, head: pageHeader{values: 1}, body: []byte{200, 0, 0, 0, 2, 1}},
+		{name: "a value longer than the page", head: pageHeader{values: 1}, body: []byte{200, 0, 0, 0, 'x'}},
+		{name: "more values than fit", head: pageHeader{values: maxPageValues}, body: []byte{0, 0, 0, 0}},
+		{name: "more numbers than fit", typ: format.Int64, head: pageHeader{values: maxPageValues}, body: make([]byte, 80)},
+		{name: "more delta values than announced", typ: format.Int64, head: pageHeader{values: 3, encoding: format.DeltaBinaryPacked}, body: []byte{128, 1, 4, 2, 0, 0, 0, 0, 0, 0}},
+		{name: "delta blocks of nothing", typ: format.Int64, head: pageHeader{values: 2, encoding: format.DeltaBinaryPacked}, body: []byte{0, 4, 2, 0, 0, 0}},
+		{name: "prefix longer than the value before", head: pageHeader{values: 1, encoding: format.DeltaByteArray}, body: []byte{128, 1, 4, 1, 2, 128, 1, 4, 1, 0}},
+		{name: "snappy of another size", head: pageHeader{values: 1, uncompressed: 60 * len(snapped)}, body: snapped, code: format.Snappy},
+		{name: "snappy beyond its ratio", head: pageHeader{values: 1, uncompressed: maxPageBytes}, body: snapped[:100], code: format.Snappy},
+		{name: "zstd that holds more", head: pageHeader{values: 1, uncompressed: 100}, body: zipped, code: format.Zstd},
+		{name: "zstd that holds less", head: pageHeader{values: 1, uncompressed: 2 << 20}, body: zipped, code: format.Zstd},
+		{name: "zstd beyond its ratio", head: pageHeader{values: 1, uncompressed: maxPageBytes}, body: zipped[:20], code: format.Zstd},
+		{name: "page beyond the limit", head: pageHeader{values: 1, uncompressed: maxPageBytes + 1}, body: long, code: format.Zstd},
+		{name: "plain page of another size", head: pageHeader{values: 1, uncompressed: 3}, body: []byte{0, 0, 0, 0}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			typ := c.typ
+			if typ == 0 {
+				typ = format.ByteArray
+			}
+			col := NewColumn(&Node{Name: "x", Physical: typ, Def: c.def}, Chunk{NumValues: int64(c.head.values), codec: c.code}, nil)
+			defer col.Close()
+			col.scratch = new(scratch)
+			col.hasDict, col.dictStrs, col.n = true, []string{"a", "b"}, c.head.values
+			h := c.head
+			h.kind, h.bodyCompressed = format.DataPage, true
+			h.defEncoding, h.repEncoding = format.RLE, format.RLE
+			if h.uncompressed == 0 {
+				h.uncompressed = len(c.body)
+			}
+			if err := col.readData(&h, c.body); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%v, want ErrCorrupt", err)
+			}
+			if got := cap(col.body) + 16*cap(col.strs) + 8*cap(col.ints) + 4*cap(col.idx) + cap(col.def); got > max(64*len(c.body), 1<<16) && c.name != "zstd that holds less" {
+				t.Errorf("%d bytes taken for a page of %d", got, len(c.body))
+			}
+		})
+	}
+}
+
+// TestDecompressionBomb: a small page that would grow far beyond the size in
+// its header is given up at that size.
+func TestDecompressionBomb(t *testing.T) {
+	const content = 64 << 20
+	bomb, err := parquet.Zstd.Encode(nil, make([]byte, content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := NewColumn(&Node{Name: "x", Physical: format.ByteArray}, Chunk{codec: format.Zstd}, nil)
+	defer c.Close()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = c.decompress(1000, bomb)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, want ErrCorrupt", err)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > content/4 {
+		t.Errorf("%d bytes allocated for a page of 1000", got)
+	}
 }
