@@ -30,6 +30,7 @@ const (
 type segment struct {
 	commits     []action.Version // ascending
 	checkpoints []checkpoint.Ref // newest first
+	checksums   []action.Version // ascending
 }
 
 func (s *segment) has(v action.Version) bool {
@@ -77,9 +78,12 @@ func (l *Log) list(ctx context.Context, after, upTo action.Version) (*segment, e
 		if v > upTo {
 			break
 		}
-		if name[20:] == ".json" {
+		switch {
+		case name[20:] == ".json":
 			seg.commits = append(seg.commits, v)
-		} else if strings.Contains(name, ".checkpoint.") {
+		case name[20:] == ".crc":
+			seg.checksums = append(seg.checksums, v)
+		case strings.Contains(name, ".checkpoint."):
 			objs = append(objs, o)
 		}
 	}

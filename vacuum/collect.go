@@ -20,7 +20,7 @@ import (
 
 // aim sets what follows from the log alone: the horizon and the watermark.
 func (p *Plan) aim(ctx context.Context, base *txlog.Snapshot, now time.Time) error {
-	d, err := settledAt(base)
+	through, _, err := base.Vacuumed()
 	if err != nil {
 		return err
 	}
@@ -28,8 +28,8 @@ func (p *Plan) aim(ctx context.Context, base *txlog.Snapshot, now time.Time) err
 	if err != nil {
 		return err
 	}
-	p.Version, p.Settled = base.Version(), d.Through
-	if p.Horizon, err = p.horizon(ctx, base, d.Through, now.Add(-p.opts.retain())); err != nil {
+	p.Version, p.Settled = base.Version(), through
+	if p.Horizon, err = p.horizon(ctx, base, through, now.Add(-p.opts.retain())); err != nil {
 		return fmt.Errorf("find the horizon: %w", err)
 	}
 	p.Watermark = max(mark, p.Horizon)
@@ -74,10 +74,10 @@ func (p *Plan) commit(ctx context.Context, v action.Version) (*action.Commit, er
 	if lerr != nil {
 		return nil, lerr
 	}
-	if d, derr := settledAt(latest); derr != nil {
-		return nil, derr
-	} else if d.Through >= v {
-		return nil, fmt.Errorf("%w: it settled version %d", ErrSuperseded, int64(d.Through))
+	if through, _, err := latest.Vacuumed(); err != nil {
+		return nil, err
+	} else if through >= v {
+		return nil, fmt.Errorf("%w: it settled version %d", ErrSuperseded, int64(through))
 	}
 	return nil, fmt.Errorf("%w: commit %s is missing", action.ErrCorrupt, p.log.CommitKey(v))
 }
@@ -86,16 +86,16 @@ func (p *Plan) commit(ctx context.Context, v action.Version) (*action.Commit, er
 // the store's clock from before s, if s is a start commit. Pins are read
 // first, and revoked only when executing.
 func (p *Plan) collect(ctx context.Context, s *txlog.Snapshot, begun time.Time, executing bool) error {
-	d, err := settledAt(s)
+	through, at, err := s.Vacuumed()
 	if err != nil {
 		return err
 	}
-	p.Version, p.Settled = s.Version(), d.Through
+	p.Version, p.Settled = s.Version(), through
 	if err := p.readPins(ctx, executing); err != nil {
 		return fmt.Errorf("read pins: %w", err)
 	}
 	p.Earliest = p.earliest()
-	p.Reaches, p.reachedAt = d.Through, d.Timestamp
+	p.Reaches, p.reachedAt = through, at
 	if err := p.collectData(ctx, s, begun); err != nil {
 		return err
 	}

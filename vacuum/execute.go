@@ -144,16 +144,16 @@ func (p *Plan) start(ctx context.Context) (*txlog.Snapshot, time.Time, error) {
 func (p *Plan) end(ctx context.Context, start *txlog.Snapshot, r Report) (action.Version, error) {
 	base := start
 	for try := 1; ; try++ {
-		d, err := settledAt(base)
+		through, _, err := base.Vacuumed()
 		if err != nil {
 			return -1, err
 		}
 		tx := p.log.Begin(base, txlog.Operation{Name: "VACUUM END", Metrics: r.metrics(), Parameters: map[string]any{
 			"startVersion": int64(r.Start), "earliest": int64(p.Earliest),
 		}})
-		if d.Through < p.Reaches {
-			tx.SetDomain(Domain, settled{Through: p.Reaches, Timestamp: p.reachedAt}.encode())
-			tx.Require(txlog.DomainUnchanged(Domain))
+		if through < p.Reaches {
+			tx.SetDomain(txlog.VacuumDomain, txlog.EncodeVacuumed(p.Reaches, p.reachedAt))
+			tx.Require(txlog.DomainUnchanged(txlog.VacuumDomain))
 		}
 		s, err := tx.Commit(ctx)
 		if err == nil {

@@ -26,7 +26,7 @@
 // has to know lives outside the log, and the log is trimmed only up to where
 // the last *finished* run had come.
 //
-// The domain [Domain] holds, as JSON:
+// The domain cardinal.vacuum (txlog.VacuumDomain) holds, as JSON:
 //
 //	deleted_through  number: files that commits up to this version removed
 //	                 are deleted, unless a later one added them again
@@ -40,7 +40,6 @@ package vacuum
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,10 +49,6 @@ import (
 	"cardinalsin/lease"
 	"cardinalsin/txlog"
 )
-
-// Domain is the domainMetadata in which a finished run records how far it
-// came.
-const Domain = "cardinal.vacuum"
 
 // NoRetention as Options.Retain keeps the latest version only, and those that
 // are pinned.
@@ -231,31 +226,4 @@ func (p *Plan) preview(ctx context.Context) error {
 		return err
 	}
 	return p.collect(ctx, base, now, false)
-}
-
-// settled is what Domain holds.
-type settled struct {
-	Through   action.Version `json:"deleted_through"`
-	Timestamp int64          `json:"timestamp"`
-}
-
-// settledAt reads Domain; Through is -1 where no run has finished yet.
-func settledAt(s *txlog.Snapshot) (settled, error) {
-	conf, ok := s.Domain(Domain)
-	if !ok {
-		return settled{Through: -1}, nil
-	}
-	var d settled
-	if err := json.Unmarshal([]byte(conf), &d); err != nil || d.Through < 0 || d.Through > s.Version() {
-		return settled{}, fmt.Errorf("%w: %s: %.200q", action.ErrCorrupt, Domain, conf)
-	}
-	return d, nil
-}
-
-func (d settled) encode() string {
-	b, err := json.Marshal(d)
-	if err != nil {
-		panic(err) // two numbers always encode
-	}
-	return string(b)
 }
