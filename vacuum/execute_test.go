@@ -40,6 +40,11 @@ func used(t testing.TB) *table {
 	tab.commit(t, "RESTORE", []string{"a"}, nil)
 	tab.write(t, "d", "e")
 	tab.remove(t, "d")
+	// Old enough, but beyond what is settled: the log is not trimmed to it
+	// before the run that settles more has finished.
+	if _, err := tab.log.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	putPin(t, tab.store, "expired", 1)
 	tab.clock.tick(25 * time.Hour)
 	pinned := tab.write(t, "f")
