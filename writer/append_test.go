@@ -220,7 +220,7 @@ func TestDiskFails(t *testing.T) {
 			w := openWriter(t, createTable(t, store), spy, Options{})
 			mustAppend(t, w, one("kept", nil, at0(0, 1)))
 			spy.before = func(call string) error {
-				if call == "append 1" || failure == wal.ErrFailed && call == "sync" {
+				if call == "append 1" || errors.Is(failure, wal.ErrFailed) && call == "sync" {
 					return failure
 				}
 				return nil

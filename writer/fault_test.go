@@ -268,7 +268,7 @@ func TestCrashAnywhere(t *testing.T) {
 // dies, is recognised when it lands, whoever meets it: its rows are there
 // once, and the writer is not taken for a stranger.
 func TestLateCommit(t *testing.T) {
-	for _, who := range []string{"same process", "next process"} {
+	for _, who := range []string{"same process", "same process, at once", "next process"} {
 		t.Run(who, func(t *testing.T) {
 			store := mem.New(mem.Options{})
 			createTable(t, store)
@@ -303,8 +303,11 @@ func TestLateCommit(t *testing.T) {
 				dir = copyDir(t, dir)
 				w = openWriter(t, openTable(t, f), openWAL(t, dir), Options{})
 			}
-			// The look that should settle the doubt comes too early: it lands
-			// during the next upload.
+			if who == "same process, at once" {
+				f.Land(t.Context())
+			}
+			// Else the look that should settle the doubt comes too early: it
+			// lands during the next upload.
 			f.Inject(fault.Fault{Op: storage.OpPut, Mode: fault.Pass, OnCall: func(ctx context.Context, _ fault.Call) { f.Land(ctx) }})
 			var ev []FlushEvent
 			w.opts.Events.FlushEnd = func(e FlushEvent) { ev = append(ev, e) }
@@ -312,6 +315,10 @@ func TestLateCommit(t *testing.T) {
 			checkOnce(t, store, w, l.acked, l.sent)
 			if len(ev) != 2 || ev[0].Last != 3 || ev[1].First != 4 {
 				t.Errorf("flushes: %+v", ev)
+			}
+			live, stored := fileCount(t, store)
+			if orphans := stored - live; (orphans == 0) != (who == "same process, at once") {
+				t.Errorf("%d files live of %d: the doubt must be settled before anything is uploaded", live, stored)
 			}
 			checkRecovery(t, store, copyDir(t, dir), l.acked, l.sent, nil)
 		})

@@ -15,37 +15,37 @@ import (
 // is written it makes no store request and sets no timer.
 func (w *Writer) Run(ctx context.Context) error {
 	pause := w.opts.RetryMin
-	for {
-		if err := w.waitDue(ctx); err != nil {
-			return nil //nolint:nilerr // ctx ended, which is how Run is stopped
-		}
+	for w.waitDue(ctx) {
 		err := w.Flush(ctx)
-		switch {
-		case err == nil:
+		if errors.Is(err, txlog.ErrFenced) {
+			return err
+		}
+		if err == nil {
 			pause = w.opts.RetryMin
 			continue
-		case errors.Is(err, txlog.ErrFenced):
-			return err
-		case ctx.Err() != nil:
-			return nil
+		}
+		if ctx.Err() != nil {
+			break // stopped in the middle of it
 		}
 		// At least half of the pause, so that an outage is not hammered, and
 		// the rest at random, so that many writers do not return as one.
 		wait := pause/2 + rand.N(pause/2+1)
 		w.opts.Logger.Warn("flush failed", "table", w.log.Root(), "retry_in", wait, "err", err)
-		if sleep(ctx, wait) != nil {
-			return nil
+		if !sleep(ctx, wait) {
+			break
 		}
 		pause = min(2*pause, w.opts.RetryMax)
 	}
+	return nil //nolint:nilerr // ctx has ended, which is how Run is stopped
 }
 
-// waitDue returns when there is something to flush, or ctx has ended.
-func (w *Writer) waitDue(ctx context.Context) error {
-	for {
+// waitDue returns true when there is something to flush, and false when ctx
+// has ended.
+func (w *Writer) waitDue(ctx context.Context) bool {
+	for ctx.Err() == nil {
 		left, some := w.due()
 		if some && left <= 0 {
-			return ctx.Err()
+			return true
 		}
 		var timer *time.Timer
 		var due <-chan time.Time
@@ -61,10 +61,8 @@ func (w *Writer) waitDue(ctx context.Context) error {
 		if timer != nil {
 			timer.Stop()
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 	}
+	return false
 }
 
 // due is the time until the head must be flushed; some is false while it is
@@ -86,13 +84,14 @@ func (w *Writer) due() (left time.Duration, some bool) {
 	return w.opts.FlushAge - w.opts.Now().Sub(*oldest), true
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep returns false if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
+		return true
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
 }
