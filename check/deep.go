@@ -61,8 +61,8 @@ func (c *checker) chunks(ctx context.Context, head *txlog.Snapshot) error {
 
 // read returns what is wrong with one file.
 func (c *checker) read(ctx context.Context, a *action.Add, owners shard.Map, layout *chunk.Layout) (wrong, err error) {
-	key, err := c.log.Key(a.Path)
-	if err != nil {
+	key, ok := c.key(a)
+	if !ok {
 		return nil, nil // found already
 	}
 	data, _, err := c.store.Get(ctx, key)

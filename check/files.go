@@ -18,7 +18,7 @@ import (
 func (c *checker) objects(ctx context.Context, head *txlog.Snapshot) error {
 	sizes := make(map[string]int64, head.NumFiles())
 	for a := range head.Files() {
-		if key, err := c.log.Key(a.Path); err == nil {
+		if key, ok := c.key(a); ok {
 			sizes[key] = -1
 		}
 	}
@@ -61,6 +61,12 @@ func (c *checker) objects(ctx context.Context, head *txlog.Snapshot) error {
 		}
 	}
 	return nil
+}
+
+// key is a file's key in the store; ok is false for a path outside the table.
+func (c *checker) key(a *action.Add) (key string, ok bool) {
+	key, err := c.log.Key(a.Path)
+	return key, err == nil
 }
 
 // tagged is a file with its parsed tags.

@@ -167,6 +167,9 @@ func (s *Snapshot) replay(c *action.Commit) error {
 		} else {
 			s.domains.Set(d.Domain, d.Configuration)
 		}
+		if d.Domain == VacuumDomain {
+			s.dropSettled()
+		}
 	}
 	for i := range c.Removes {
 		r := c.Removes[i]
@@ -181,6 +184,25 @@ func (s *Snapshot) replay(c *action.Commit) error {
 		s.put(&a)
 	}
 	return nil
+}
+
+// dropSettled forgets the tombstones of files that a vacuum has dealt with.
+// Else they would fill the memory of whoever runs for months.
+func (s *Snapshot) dropSettled() {
+	through, at, err := s.Vacuumed()
+	if err != nil || through < 0 {
+		return // vacuum and check say what is wrong with it
+	}
+	var settled []string
+	s.tombs.Scan(func(k string, r *action.Remove) bool {
+		if r.DeletionTimestamp <= at {
+			settled = append(settled, k)
+		}
+		return true
+	})
+	for _, k := range settled {
+		s.tombs.Delete(k)
+	}
 }
 
 func (s *Snapshot) put(a *action.Add) {

@@ -179,9 +179,7 @@ func folded(trace string) string {
 		if n > 2 {
 			out = append(out, fmt.Sprintf("%s … %s (%d calls)", first, last, n))
 		} else {
-			for _, l := range []string{first, last}[2-n:] {
-				out = append(out, l)
-			}
+			out = append(out, []string{first, last}[2-n:]...)
 		}
 		n = 0
 	}

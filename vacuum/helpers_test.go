@@ -1,7 +1,6 @@
 package vacuum
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -196,19 +195,6 @@ func snapshotBytes(t testing.TB, store storage.Store) map[string]string {
 		out[o.Key] = string(b)
 	}
 	return out
-}
-
-// copyStore returns a store in memory with the same objects, written now by
-// its clock.
-func copyStore(t testing.TB, from storage.Store, now func() time.Time) storage.Store {
-	t.Helper()
-	to := mem.New(mem.Options{Now: now})
-	for k, v := range snapshotBytes(t, from) {
-		if _, err := to.Put(t.Context(), k, bytes.NewReader([]byte(v))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return to
 }
 
 func short(opts Options) Options {
