@@ -99,6 +99,7 @@ func (w *Writer) source(ctx context.Context, a *action.Add) (s merge.Source, fro
 	if err != nil {
 		return s, 0, err
 	}
+	w.order = max(w.order, tags.Order.Hi) // what comes next must rank higher
 	s.Rank = merge.Rank{Order: tags.Order.Hi, Tie: a.Path}
 	s.Series = f.Select(ctx, series.Selector{Range: series.AllTime}, nil)
 	return s, wal.Sequence(tags.WAL[0].First), nil

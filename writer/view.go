@@ -9,7 +9,6 @@ import (
 
 	"cardinalsin/internal/merge"
 	"cardinalsin/series"
-	"cardinalsin/wal"
 )
 
 // HeadView is what was acknowledged and not yet dropped at one moment: every
@@ -21,8 +20,7 @@ import (
 // both; a reader merges it away, the head being the stronger (see package
 // internal/merge).
 type HeadView struct {
-	through wal.Sequence
-	parts   []headPart // oldest first
+	parts []headPart // oldest first
 }
 
 // headPart bounds one generation.
@@ -48,7 +46,6 @@ func (w *Writer) Head() *HeadView {
 		h.mu.RLock()
 		if h.first != 0 {
 			v.parts = append(v.parts, headPart{h: h, last: uint32(h.last - h.first), count: h.count, span: h.span})
-			v.through = h.last
 		}
 		h.mu.RUnlock()
 	}
@@ -66,9 +63,6 @@ func (v *HeadView) Range() (r series.TimeRange, ok bool) {
 	}
 	return r, len(v.parts) > 0
 }
-
-// Through is the last WAL sequence in the view; 0 while it is empty.
-func (v *HeadView) Through() wal.Sequence { return v.through }
 
 // Select yields the series that match, with their samples inside the range,
 // in the order of series.Compare; series without such samples are left out.
