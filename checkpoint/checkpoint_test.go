@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,18 @@ import (
 	"cardinalsin/storage/fault"
 	"cardinalsin/storage/mem"
 )
+
+// TestMain lowers the number of random cases unless the command line says
+// otherwise: with the race detector each takes a tenth of a second.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
+		if err := f.Value.Set("40"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 func TestRoundTrip(t *testing.T) {
 	for _, n := range []int{0, 1, 7, 2500} {
@@ -102,7 +116,7 @@ func drawTable(t *rapid.T) *table {
 	for name, conf := range rapid.MapOfN(text, text, 0, 5).Draw(t, "domains") {
 		out.Domains = append(out.Domains, action.DomainMetadata{Domain: name, Configuration: conf})
 	}
-	for range rapid.IntRange(0, 40).Draw(t, "adds") {
+	for range rapid.IntRange(0, 9).Draw(t, "adds") {
 		out.Adds = append(out.Adds, action.Add{
 			Path: full.Draw(t, "path"), PartitionValues: object.Draw(t, "partition"), Size: rapid.Int64().Draw(t, "size"),
 			ModificationTime: rapid.Int64().Draw(t, "modified"), DataChange: rapid.Bool().Draw(t, "change"), Stats: text.Draw(t, "stats"),
@@ -110,7 +124,7 @@ func drawTable(t *rapid.T) *table {
 			DefaultRowCommitVersion: optional.Draw(t, "commit"), ClusteringProvider: text.Draw(t, "clustering"),
 		})
 	}
-	for range rapid.IntRange(0, 20).Draw(t, "removes") {
+	for range rapid.IntRange(0, 5).Draw(t, "removes") {
 		out.Removes = append(out.Removes, action.Remove{
 			Path: full.Draw(t, "path"), DeletionTimestamp: rapid.Int64().Draw(t, "deleted"), DataChange: rapid.Bool().Draw(t, "change"),
 			ExtendedFileMetadata: rapid.Bool().Draw(t, "extended"), PartitionValues: object.Draw(t, "partition"), Size: rapid.Int64().Draw(t, "size"),
@@ -196,7 +210,7 @@ func large(n int) *table {
 	in := sample(n)
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range in.Adds {
-		b := make([]byte, 300)
+		b := make([]byte, 2400)
 		for j := range b {
 			b[j] = byte(r.Uint32())
 		}
@@ -208,8 +222,8 @@ func large(n int) *table {
 // TestRanges: a large checkpoint is read in ranges, some row groups at a time.
 func TestRanges(t *testing.T) {
 	inner := mem.New(mem.Options{})
-	in := large(15_000)
-	info, err := Write(t.Context(), inner, logDir, in.state(), Options{RowGroupActions: 1000})
+	in := large(2000)
+	info, err := Write(t.Context(), inner, logDir, in.state(), Options{RowGroupActions: 300})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 	"cardinalsin/action"
 )
 
+// zstdCodec is shared because it pools its encoders, some megabytes each.
+var zstdCodec = &zstd.Codec{Level: zstd.SpeedFastest}
+
 // batchRows is how many rows are gathered before they go to the column
 // writers.
 const batchRows = 1000
@@ -55,8 +58,8 @@ func newEncoder(out io.Writer, opts Options) (*encoder, error) {
 		parquet.CreatedBy(createdBy, "1", "checkpoint"),
 		parquet.DataPageVersion(1),
 		parquet.DataPageStatistics(false),
-		parquet.PageBufferSize(1<<20),
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.PageBufferSize(1<<18),
+		parquet.Compression(zstdCodec),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("configure parquet writer: %w", err)

@@ -47,7 +47,7 @@ func find(ctx context.Context, store storage.Store) (*table, error) {
 func TestWriteFaults(t *testing.T) {
 	old := sample(2)
 	old.Version = 5
-	next := sample(40)
+	next := sample(12)
 	calls := 0
 	for _, mode := range fault.Modes {
 		for i := 0; ; i++ {
@@ -57,7 +57,7 @@ func TestWriteFaults(t *testing.T) {
 			}
 			f := fault.New(inner)
 			f.FailAt(i, mode)
-			_, err := Write(t.Context(), f, logDir, next.state(), Options{RowGroupActions: 16})
+			_, err := Write(t.Context(), f, logDir, next.state(), Options{RowGroupActions: 8})
 			if f.Fired() == 0 {
 				if err != nil {
 					t.Fatal(err)
@@ -88,7 +88,7 @@ func TestWriteFaults(t *testing.T) {
 					t.Fatalf("%v, call %d: the hint is %+v, %v, %v, found is %d", mode, i, h, ok, err, got.Version)
 				}
 			}
-			if _, err := Write(t.Context(), inner, logDir, next.state(), Options{RowGroupActions: 16}); err != nil {
+			if _, err := Write(t.Context(), inner, logDir, next.state(), Options{RowGroupActions: 8}); err != nil {
 				t.Fatalf("%v, call %d: second try: %v", mode, i, err)
 			}
 			if h, ok, err := ReadHint(t.Context(), inner, logDir); err != nil || !ok || h.Version != next.Version {
