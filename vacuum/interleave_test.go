@@ -534,7 +534,7 @@ func (w *world) byPriority() func([]string) int {
 
 // schedules is how many are tried of each scenario. A mutant must show in 30
 // times as many.
-var schedules = flag.Uint64("schedules", 100, "schedules to explore of each scenario")
+var schedules = flag.Uint64("schedules", 60, "schedules to explore of each scenario")
 
 // TestNoScheduleLosesAFile explores the rules as they are.
 func TestNoScheduleLosesAFile(t *testing.T) {
