@@ -12,10 +12,11 @@ import (
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/notifications"
 )
 
 // errNotHere is the answer of what a table does not have.
-var errNotHere = errors.New("not available: data lives in a Delta table, see `cardinal log` and `cardinal files`")
+var errNotHere = errors.New("a table has no TSDB: not available")
 
 // nothing is a Prometheus without targets, rules, alertmanagers, exemplars and
 // TSDB.
@@ -36,6 +37,11 @@ func (nothing) AlertingRules() []*rules.AlertingRule { return nil }
 func (n nothing) ExemplarQuerier(context.Context) (storage.ExemplarQuerier, error) { return n, nil }
 func (nothing) Select(int64, int64, ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	return []exemplar.QueryResult{}, nil
+}
+
+func (nothing) notifications() []notifications.Notification { return []notifications.Notification{} }
+func (nothing) subscribe() (<-chan notifications.Notification, func(), bool) {
+	return nil, nil, false
 }
 
 func (nothing) CleanTombstones() error                                         { return errNotHere }

@@ -9,6 +9,7 @@ package prom
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,16 +19,20 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/grafana/regexp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
+	promstorage "github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"cardinalsin/action"
 	"cardinalsin/lease"
 	"cardinalsin/reader"
+	"cardinalsin/storage"
 	"cardinalsin/txlog"
 )
 
@@ -39,6 +44,9 @@ type Options struct {
 	MaxSamples int
 	// Timeout of one query. Default 2 minutes.
 	Timeout time.Duration
+	// MaxConcurrency is the number of PromQL queries that run at a time; more
+	// of them wait. Default 20, as in Prometheus.
+	MaxConcurrency int
 	// LookbackDelta is how old a sample may be to count. Default 5 minutes.
 	LookbackDelta time.Duration
 	// Version is what /status/buildinfo says of this build.
@@ -56,6 +64,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 2 * time.Minute
+	}
+	if o.MaxConcurrency <= 0 {
+		o.MaxConcurrency = 20
 	}
 	if o.LookbackDelta <= 0 {
 		o.LookbackDelta = 5 * time.Minute
@@ -77,17 +88,41 @@ func NewEngine(o Options) *promql.Engine {
 		MaxSamples: o.MaxSamples, Timeout: o.Timeout, LookbackDelta: o.LookbackDelta,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true,
+		ActiveQueryTracker: make(gate, o.MaxConcurrency),
 	})
+}
+
+// gate bounds the queries that run at a time; upstream's own tracker wants a
+// file to log them in.
+type gate chan struct{}
+
+func (g gate) GetMaxConcurrent() int { return cap(g) }
+func (g gate) Delete(int)            { <-g }
+func (g gate) Close() error          { return nil }
+
+// Insert waits for a place until ctx ends.
+func (g gate) Insert(ctx context.Context, _ string) (int, error) {
+	select {
+	case g <- struct{}{}:
+		return 0, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 }
 
 // Handler serves upstream's API; the caller mounts it at /api/v1/, with that
 // prefix. Paths that have no meaning here answer as an idle Prometheus would.
 func Handler(o Options) http.Handler {
 	o.EnsureDefaults()
+	return atVersion(serve(o, NewQueryable(o.Reader)))
+}
+
+// serve is upstream's API over any storage.
+func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 	started := time.Now()
 	none := nothing{}
 	api := v1.NewAPI(
-		NewEngine(o), NewQueryable(o.Reader), nil, nil, none,
+		NewEngine(o), q, nil, nil, none,
 		func(context.Context) v1.ScrapePoolsRetriever { return none },
 		func(context.Context) v1.TargetRetriever { return none },
 		func(context.Context) v1.AlertmanagerRetriever { return none },
@@ -98,37 +133,60 @@ func Handler(o Options) http.Handler {
 		none, "", false, false, 0, o.Logger,
 		func(context.Context) v1.RulesRetriever { return none },
 		50_000_000, 10, 1<<20, // remote read: samples a query, queries at once, bytes a frame
-		false, nil,
+		false, noOrigin,
 		func() (v1.RuntimeInfo, error) {
 			return v1.RuntimeInfo{StartTime: started, GoroutineCount: runtime.NumGoroutine(), GOMAXPROCS: runtime.GOMAXPROCS(0), ReloadConfigSuccess: true}, nil
 		},
 		&v1.PrometheusVersion{Version: o.Version, GoVersion: runtime.Version()},
-		nil, nil, o.Registry, o.Registry, nil,
+		none.notifications, none.subscribe, o.Registry, o.Registry, nil,
 		false, nil, false, false, false, false, o.LookbackDelta, false, false,
-		statusOf, nil, v1.OpenAPIOptions{Version: o.Version},
+		statusOf, features.NewRegistry(), v1.OpenAPIOptions{Version: o.Version},
 		parser.NewParser(parser.Options{}),
 	)
 	router := route.New()
 	api.Register(router)
-	return http.StripPrefix("/api/v1", atVersion(router))
+	return http.StripPrefix("/api/v1", router)
 }
 
-// statusOf gives the errors of versions and pins their codes. Its first
-// argument is of a type that upstream does not export.
+// noOrigin matches no origin: a page of another site may not read what is
+// here with its visitor's rights. Upstream does not take nil for it.
+var noOrigin = regexp.MustCompile(`^$`)
+
+// tableError marks what went wrong below upstream's code: by default it
+// answers 422, as for a query that makes no sense.
+type tableError struct{ error }
+
+func (e tableError) Unwrap() error { return e.error }
+
+// statuses are the conditions with a code of their own, the first that applies.
+var statuses = []struct {
+	is   error
+	code int
+}{
+	{txlog.ErrVersionNotFound, http.StatusNotFound},
+	{txlog.ErrVersionVacuumed, http.StatusGone},
+	{lease.ErrPinLost, http.StatusServiceUnavailable},
+	{storage.ErrUnavailable, http.StatusServiceUnavailable},
+	{storage.ErrUnknownOutcome, http.StatusServiceUnavailable}, // of the pin's write
+	{context.DeadlineExceeded, http.StatusServiceUnavailable},
+}
+
+// statusOf gives the table's errors their codes. Its first argument is of a
+// type that upstream does not export.
 func statusOf[Kind any](_ Kind, err error) (code int, override bool) {
-	var stored promql.ErrStorage
-	if errors.As(err, &stored) {
-		err = stored.Err
-	}
+	var ours tableError
 	switch {
-	case errors.Is(err, txlog.ErrVersionNotFound):
-		return http.StatusNotFound, true
-	case errors.Is(err, txlog.ErrVersionVacuumed):
-		return http.StatusGone, true
-	case errors.Is(err, lease.ErrPinLost):
-		return http.StatusServiceUnavailable, true
+	case errors.Is(err, errNotHere):
+		return http.StatusNotImplemented, true
+	case !errors.As(err, &ours), errors.Is(err, context.Canceled):
+		return 0, false
 	}
-	return 0, false
+	for _, s := range statuses {
+		if errors.Is(ours.error, s.is) {
+			return s.code, true
+		}
+	}
+	return http.StatusInternalServerError, true
 }
 
 // atVersion takes version= and as_of= from the query or the form.
@@ -139,7 +197,7 @@ func atVersion(next http.Handler) http.Handler {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusBadRequest)
 			// A client that is gone is no concern of ours.
-			_, _ = fmt.Fprintf(w, `{"status":"error","errorType":"bad_data","error":%s}`, strconv.Quote(err.Error()))
+			_ = json.NewEncoder(w).Encode(map[string]string{"status": "error", "errorType": "bad_data", "error": err.Error()})
 			return
 		}
 		if !at.IsLatest() {

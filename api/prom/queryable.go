@@ -91,6 +91,9 @@ func selector(mint, maxt int64, matchers []*labels.Matcher) series.Selector {
 	return series.Selector{Matchers: matchers, Range: series.TimeRange{Min: series.FromMillis(mint), Max: end}}
 }
 
+// Select implements storage.Querier. It reads all that it finds before it
+// returns: the table's order is not that of labels, and one failed read spoils
+// the whole answer.
 func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	mint, maxt, limit := q.mint, q.maxt, 0
 	if hints != nil {
@@ -98,61 +101,119 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 	}
 	view, err := q.open(ctx)
 	if err != nil {
-		return storage.ErrSeriesSet(err)
-	}
-	sel := selector(mint, maxt, matchers)
-	var found []storage.Series
-	if hints != nil && hints.Func == "series" {
-		// The series API wants label sets only.
-		for l, err := range view.Series(ctx, sel) {
-			if err != nil {
-				return storage.ErrSeriesSet(err)
-			}
-			found = append(found, &memSeries{labels: l})
-			if limit > 0 && len(found) == limit && !sortSeries {
-				break
-			}
-		}
-	} else {
-		for s, err := range view.Select(ctx, sel) {
-			if err != nil {
-				return storage.ErrSeriesSet(err)
-			}
-			p, err := pointsOf(s.Samples)
-			if err != nil {
-				return storage.ErrSeriesSet(fmt.Errorf("%s: %w", s.Labels, err))
-			}
-			found = append(found, &memSeries{labels: s.Labels, points: p})
-			if limit > 0 && len(found) == limit && !sortSeries {
-				break
-			}
-		}
+		return failed(err)
 	}
 	if sortSeries {
-		slices.SortFunc(found, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
-		if limit > 0 && len(found) > limit {
-			found = found[:limit]
+		limit = 0 // the first in order may be the last to come
+	}
+	sel := selector(mint, maxt, matchers)
+	var found []*memSeries
+	if hints != nil && hints.Func == "series" {
+		// The series API wants label sets only.
+		found, err = labelSets(ctx, view, sel, limit)
+	} else {
+		found, err = samples(ctx, view, sel, limit)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	if sortSeries {
+		slices.SortFunc(found, func(a, b *memSeries) int { return labels.Compare(a.labels, b.labels) })
+		if hints != nil && hints.Limit > 0 && len(found) > hints.Limit {
+			found = found[:hints.Limit]
 		}
 	}
 	return &seriesSet{series: found}
 }
 
-func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	view, err := q.open(ctx)
-	if err != nil {
-		return nil, nil, err
+func failed(err error) storage.SeriesSet { return storage.ErrSeriesSet(tableError{err}) }
+
+// labelSets returns up to limit series without samples; 0 is no limit.
+func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
+	var found []*memSeries
+	for l, err := range view.Series(ctx, sel) {
+		if err != nil {
+			return nil, err
+		}
+		if found = append(found, &memSeries{labels: l}); len(found) == limit {
+			break
+		}
 	}
-	values, err := view.LabelValues(ctx, name, selector(q.mint, q.maxt, matchers))
-	return limited(values, hints), nil, err
+	return found, nil
 }
 
+// samples returns up to limit series; 0 is no limit.
+func samples(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
+	var found []*memSeries
+	first := map[series.ID][]*memSeries{} // those whose first sample needs the one before
+	for s, err := range view.Select(ctx, sel) {
+		if err != nil {
+			return nil, err
+		}
+		p, err := pointsOf(s.Samples)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Labels, err)
+		}
+		m := &memSeries{labels: s.Labels, points: p}
+		if p.opensCounter() {
+			id := series.IDOf(s.Labels)
+			first[id] = append(first[id], m)
+		}
+		if found = append(found, m); len(found) == limit {
+			break
+		}
+	}
+	if len(first) == 0 || sel.Range.Min == series.MinTimestamp {
+		return found, nil
+	}
+	// A TSDB knows of a series' first selected histogram whether it goes on
+	// from the one before; so look a little further back. This second read is
+	// made for series with native histograms only.
+	before := series.Selector{Matchers: sel.Matchers, Range: series.TimeRange{Min: sel.Range.Min - resetLookback, Max: sel.Range.Min - 1}}
+	for s, err := range view.Select(ctx, before) {
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range first[series.IDOf(s.Labels)] {
+			if !labels.Equal(m.labels, s.Labels) {
+				continue
+			}
+			if err := m.points.follow(s.Samples[len(s.Samples)-1]); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.Labels, err)
+			}
+		}
+	}
+	return found, nil
+}
+
+// resetLookback is how far back the sample before a selection is looked for,
+// in µs: five minutes, past which a series counts as ended.
+const resetLookback = 5 * 60 * 1_000_000
+
+// LabelValues implements storage.Querier.
+func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(v *reader.View) ([]string, error) {
+		return v.LabelValues(ctx, name, selector(q.mint, q.maxt, matchers))
+	})
+}
+
+// LabelNames implements storage.Querier.
 func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(v *reader.View) ([]string, error) {
+		return v.LabelNames(ctx, selector(q.mint, q.maxt, matchers))
+	})
+}
+
+func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, read func(*reader.View) ([]string, error)) ([]string, annotations.Annotations, error) {
 	view, err := q.open(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, tableError{err}
 	}
-	names, err := view.LabelNames(ctx, selector(q.mint, q.maxt, matchers))
-	return limited(names, hints), nil, err
+	found, err := read(view)
+	if err != nil {
+		return nil, nil, tableError{err}
+	}
+	return limited(found, hints), nil, nil
 }
 
 func limited(s []string, hints *storage.LabelHints) []string {
@@ -170,7 +231,7 @@ func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *stora
 }
 
 type seriesSet struct {
-	series []storage.Series
+	series []*memSeries
 	at     int // 1-based
 }
 

@@ -5,11 +5,13 @@ import (
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"cardinalsin/chunk"
 	"cardinalsin/series"
 )
 
@@ -36,22 +38,77 @@ type points struct {
 // pointsOf keeps, of the samples that share a millisecond, the last one, since
 // Prometheus knows no finer time, and decodes the histograms. Bytes that are
 // no histogram are an error.
+//
+// It also says of each counter histogram whether it goes on from the one
+// before it, as a TSDB does (tsdb/chunkenc, counterResetHint): not_reset where
+// that is certain, else unknown. What the sender said is not repeated: here
+// the sample before may be another one than there.
 func pointsOf(s []series.Sample) (points, error) {
 	p := points{samples: lastOfEachMillisecond(s)}
+	var before *prompb.Histogram
 	for i := range p.samples {
 		if p.samples[i].Histogram == nil {
+			before = nil
 			continue
 		}
-		h := &prompb.Histogram{}
-		if err := h.Unmarshal(p.samples[i].Histogram); err != nil {
-			return points{}, fmt.Errorf("stored histogram at %d µs: %w", p.samples[i].Time, err)
+		h, err := decodeHistogram(&p.samples[i])
+		if err != nil {
+			return points{}, err
 		}
 		if p.histograms == nil {
 			p.histograms = map[int]*prompb.Histogram{}
 		}
 		p.histograms[i] = h
+		setHint(h, before)
+		before = h
 	}
 	return p, nil
+}
+
+func decodeHistogram(s *series.Sample) (*prompb.Histogram, error) {
+	h := &prompb.Histogram{}
+	if err := h.Unmarshal(s.Histogram); err != nil {
+		return nil, fmt.Errorf("%w: histogram at %d µs: %w", chunk.ErrCorrupt, s.Time, err)
+	}
+	return h, nil
+}
+
+// setHint sets the counter reset hint of a histogram that comes after before;
+// before is nil where nothing, or no histogram, came before it.
+func setHint(h, before *prompb.Histogram) {
+	const gauge, unknown, notReset = prompb.Histogram_GAUGE, prompb.Histogram_UNKNOWN, prompb.Histogram_NO
+	reset := h.ResetHint == prompb.Histogram_YES
+	if h.ResetHint == gauge {
+		return
+	}
+	h.ResetHint = unknown
+	if reset || before == nil || before.ResetHint == gauge ||
+		h.IsFloatHistogram() != before.IsFloatHistogram() ||
+		h.Schema != before.Schema || h.ZeroThreshold != before.ZeroThreshold ||
+		value.IsStaleNaN(h.Sum) || value.IsStaleNaN(before.Sum) ||
+		h.ToFloatHistogram().DetectReset(before.ToFloatHistogram()) {
+		return
+	}
+	h.ResetHint = notReset
+}
+
+// opensCounter reports whether the first sample is a counter histogram, of
+// which only the sample before it tells whether it goes on.
+func (p points) opensCounter() bool {
+	h := p.histograms[0]
+	return h != nil && h.ResetHint != prompb.Histogram_GAUGE
+}
+
+// follow completes the hint of the first sample, which comes after s.
+func (p points) follow(s series.Sample) error {
+	if s.Histogram == nil {
+		return nil
+	}
+	before, err := decodeHistogram(&s)
+	if err == nil {
+		setHint(p.histograms[0], before)
+	}
+	return err
 }
 
 // lastOfEachMillisecond returns s itself where every sample has a millisecond
@@ -90,14 +147,15 @@ func (p point) H() *histogram.Histogram {
 	if p.hist == nil || p.hist.IsFloatHistogram() {
 		return nil
 	}
-	return p.hist.ToIntHistogram()
+	return p.hist.ToIntHistogram().Copy()
 }
 
 func (p point) FH() *histogram.FloatHistogram {
 	if p.hist == nil {
 		return nil
 	}
-	return p.hist.ToFloatHistogram()
+	// A copy: of a float histogram, upstream's conversion shares the buckets.
+	return p.hist.ToFloatHistogram().Copy()
 }
 
 func (p point) Type() chunkenc.ValueType {
