@@ -70,7 +70,7 @@ func (o Object) Map() (map[string]*string, error) {
 	}
 	var m map[string]*string
 	if err := json.Unmarshal([]byte(o), &m); err != nil {
-		return nil, fmt.Errorf("%w: object %.200q: %v", ErrCorrupt, string(o), err)
+		return nil, fmt.Errorf("%w: object %.200q: %w", ErrCorrupt, string(o), err)
 	}
 	return m, nil
 }
@@ -221,6 +221,53 @@ type CommitInfo struct {
 	GroupTxnIDs []string `json:"cardinalGroupTxnIds,omitempty"`
 }
 
+// UnmarshalJSON takes what carries meaning for us strictly, and everything
+// else as far as it has the expected form: commitInfo is free text of its
+// engine (PROTOCOL.md, "Commit Provenance Information"), and some write
+// metrics as numbers.
+func (c *CommitInfo) UnmarshalJSON(b []byte) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	*c = CommitInfo{}
+	for key, into := range map[string]any{"txnId": &c.TxnID, "inCommitTimestamp": &c.InCommitTimestamp} {
+		if raw, ok := m[key]; ok {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	pick(m, "timestamp", &c.Timestamp)
+	pick(m, "operation", &c.Operation)
+	pick(m, "operationParameters", &c.OperationParameters)
+	pick(m, "readVersion", &c.ReadVersion)
+	pick(m, "isBlindAppend", &c.IsBlindAppend)
+	pick(m, "engineInfo", &c.EngineInfo)
+	pick(m, "cardinalGroupTxnIds", &c.GroupTxnIDs)
+	var metrics map[string]json.RawMessage
+	pick(m, "operationMetrics", &metrics)
+	for key, raw := range metrics {
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			text = string(raw)
+		}
+		if c.OperationMetrics == nil {
+			c.OperationMetrics = make(map[string]string, len(metrics))
+		}
+		c.OperationMetrics[key] = text
+	}
+	return nil
+}
+
+// pick decodes a member, and leaves out what has another form.
+func pick[T any](m map[string]json.RawMessage, key string, into *T) {
+	var v T
+	if raw, ok := m[key]; ok && json.Unmarshal(raw, &v) == nil {
+		*into = v
+	}
+}
+
 // Key identifies a file in a replay: its path as logged and its deletion
 // vector (PROTOCOL.md, "Action Reconciliation").
 type Key struct{ Path, DV string }
@@ -249,7 +296,7 @@ func DecodePath(p string) (string, error) {
 	}
 	d, err := url.PathUnescape(p)
 	if err != nil {
-		return "", fmt.Errorf("%w: path %.200q: %v", ErrCorrupt, p, err)
+		return "", fmt.Errorf("%w: path %.200q: %w", ErrCorrupt, p, err)
 	}
 	return d, nil
 }

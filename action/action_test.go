@@ -86,6 +86,21 @@ func TestDecodeIgnoresTheUnknown(t *testing.T) {
 	}
 }
 
+// commitInfo of other engines: metrics as numbers, parameters of any form.
+func TestCommitInfoOfOtherEngines(t *testing.T) {
+	c, err := Decode([]byte(`{"commitInfo":{"timestamp":5,"operation":"WRITE","operationMetrics":{"num_added_rows":7,"time":"3"},"operationParameters":"none","readVersion":"x","txnId":"t"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &CommitInfo{TxnID: "t", Timestamp: 5, Operation: "WRITE", OperationMetrics: map[string]string{"num_added_rows": "7", "time": "3"}}
+	if d := cmp.Diff(want, c.Info); d != "" {
+		t.Fatal(d)
+	}
+	if _, err := Decode([]byte(`{"commitInfo":{"inCommitTimestamp":"x"}}`)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a time that is none: %v", err)
+	}
+}
+
 func TestDecodeRefusesDamage(t *testing.T) {
 	for name, text := range map[string]string{
 		"cut":              `{"add":{"path":"p"`,

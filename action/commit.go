@@ -81,10 +81,10 @@ func Decode(data []byte) (*Commit, error) {
 		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
 			return c, nil
 		} else if err != nil {
-			return nil, fmt.Errorf("%w: action %d: %v", ErrCorrupt, n, err)
+			return nil, fmt.Errorf("%w: action %d: %w", ErrCorrupt, n, err)
 		}
 		if err := c.put(&l); err != nil {
-			return nil, fmt.Errorf("%w: action %d: %v", ErrCorrupt, n, err)
+			return nil, fmt.Errorf("%w: action %d: %w", ErrCorrupt, n, err)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func (s *Schema) Encode() (string, error) {
 func ParseSchema(schemaString string) (*Schema, error) {
 	var t structType
 	if err := json.Unmarshal([]byte(schemaString), &t); err != nil {
-		return nil, fmt.Errorf("%w: schema: %v", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: schema: %w", ErrCorrupt, err)
 	}
 	if t.Type != "struct" {
 		return nil, fmt.Errorf("%w: schema is a %q, not a struct", ErrCorrupt, t.Type)

@@ -26,7 +26,7 @@ func ParseStats(raw string) (s Stats, ok bool, err error) {
 		return Stats{}, false, nil
 	}
 	if err := json.Unmarshal([]byte(raw), &s); err != nil {
-		return Stats{}, false, fmt.Errorf("%w: statistics: %v", ErrCorrupt, err)
+		return Stats{}, false, fmt.Errorf("%w: statistics: %w", ErrCorrupt, err)
 	}
 	return s, true, nil
 }

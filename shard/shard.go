@@ -156,7 +156,7 @@ func (m Map) Encode() string {
 func Parse(configuration string) (Map, error) {
 	var m Map
 	if err := json.Unmarshal([]byte(configuration), &m); err != nil {
-		return Map{}, fmt.Errorf("%w: %v", ErrInvalidMap, err)
+		return Map{}, fmt.Errorf("%w: %w", ErrInvalidMap, err)
 	}
 	if err := m.Validate(); err != nil {
 		return Map{}, err

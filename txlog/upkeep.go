@@ -218,8 +218,5 @@ func (l *Log) ReadChecksum(ctx context.Context, v action.Version) (sum Checksum,
 	if err != nil {
 		return Checksum{}, false, fmt.Errorf("read checksum %d: %w", int64(v), err)
 	}
-	if json.Unmarshal(data, &sum) != nil {
-		return Checksum{}, false, nil
-	}
-	return sum, true, nil
+	return sum, json.Unmarshal(data, &sum) == nil, nil
 }

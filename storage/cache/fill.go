@@ -79,7 +79,7 @@ func (c *Cache) install(e *entry, temp, sum, extension string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	path := filepath.Join(c.dir, fmt.Sprintf("obj-%s-%d-%s%s", e.id.keyHash, e.id.size, sum, extension))
-	err := error(context.Canceled)
+	var err error = context.Canceled
 	if !e.gone {
 		err = os.Rename(temp, path)
 	}

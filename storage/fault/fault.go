@@ -282,7 +282,7 @@ func (s *Store) strike(ctx context.Context, call Call, struck []*armed, apply fu
 	case After:
 		// The response is lost, whatever it was; only its text is kept.
 		if err := apply(ctx); err != nil {
-			return fmt.Errorf("%s: injected %s: %w (the store answered: %v)", call, f.Mode, f.reported(call.Op), err)
+			return fmt.Errorf("%s: injected %s: %w (the store answered: %s)", call, f.Mode, f.reported(call.Op), err.Error())
 		}
 	case Late:
 		if detach == nil {

@@ -40,7 +40,7 @@ func (l *listing) run() error {
 	// All keys of the answer lie in the directory that the prefix names.
 	dir := l.prefix[:strings.LastIndexByte(l.prefix, '/')+1]
 	if dir != "" && checkKey(strings.TrimSuffix(dir, "/")) != nil {
-		return nil // no key begins so
+		return nil //nolint:nilerr // no key begins so: the answer is empty
 	}
 	if err := l.ctx.Err(); err != nil {
 		return err

@@ -181,7 +181,7 @@ func (s *Store) show(name string, step func() error) error {
 	if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if known := typed(err); known != err {
+	if known := typed(err); !errors.Is(err, known) {
 		return known
 	}
 	return fmt.Errorf("%w: %w", storage.ErrUnknownOutcome, err)

@@ -70,7 +70,7 @@ func TestWhatIsRetried(t *testing.T) {
 					err := calls[op](background, s)
 
 					conditional := op == storage.OpPutIfAbsent || op == storage.OpPutIfMatch
-					again := !conditional && (cause == storage.ErrUnavailable || (cause == storage.ErrUnknownOutcome && op.Writes()))
+					again := !conditional && (errors.Is(cause, storage.ErrUnavailable) || errors.Is(cause, storage.ErrUnknownOutcome) && op.Writes())
 					if again {
 						if err != nil || f.Calls() != failures+1 {
 							t.Errorf("%d calls, error %v; want %d and none", f.Calls(), err, failures+1)
@@ -121,9 +121,9 @@ func TestDelaysGrowToTheirLimit(t *testing.T) {
 			t.Error(err)
 		}
 		// Halves of 1, 2, 4, 8, 10 and 10 s.
-		want := []time.Duration{0, 500, 1500, 3500, 7500, 12500, 17500}
-		for i := range want {
-			want[i] *= time.Millisecond
+		var want []time.Duration
+		for _, ms := range []int64{0, 500, 1500, 3500, 7500, 12500, 17500} {
+			want = append(want, time.Duration(ms)*time.Millisecond)
 		}
 		if diff := cmp.Diff(want, at); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)

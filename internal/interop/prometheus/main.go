@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -45,12 +46,12 @@ remote_write:
 - url: http://%[2]s/api/v1/write
 `
 
-func run(ctx context.Context, cardinal, prometheus string, duration time.Duration) error {
+func run(ctx context.Context, cardinal, prometheus string, duration time.Duration) (err error) {
 	dir, err := os.MkdirTemp("", "interop-prometheus-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	ours := exec.Command(cardinal, "server", "--store", "file://"+filepath.Join(dir, "store"), "--wal-dir", filepath.Join(dir, "wal"), "--http", "127.0.0.1:0", "--log-level", "warn")
 	ours.Stderr = os.Stderr
@@ -205,8 +206,7 @@ func freeAddress() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return l.Addr().String(), l.Close()
 }
 
 // stop ends a program that we started and waits for it.
