@@ -118,7 +118,9 @@ type Options struct {
 	// CheckpointEvery is the number of versions from one checkpoint to the
 	// next. Default 64.
 	CheckpointEvery int64
-	// TombstoneRetention is how long checkpoints keep removes. Default 7 days.
+	// TombstoneRetention is how long checkpoints keep removes. Default 10
+	// days: longer than vacuum's default retention of 7, so that a process which
+	// starts anew finds in the checkpoint what vacuum has not settled yet.
 	TombstoneRetention time.Duration
 	// EngineInfo goes into every commit. Default "cardinalsin".
 	EngineInfo string
@@ -135,7 +137,7 @@ func (o *Options) EnsureDefaults() {
 		o.CheckpointEvery = 64
 	}
 	if o.TombstoneRetention <= 0 {
-		o.TombstoneRetention = 7 * 24 * time.Hour
+		o.TombstoneRetention = 10 * 24 * time.Hour
 	}
 	if o.EngineInfo == "" {
 		o.EngineInfo = "cardinalsin"
