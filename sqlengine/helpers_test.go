@@ -48,6 +48,7 @@ type table struct {
 	order     int64
 	head      memHead
 	maxLabels int
+	shape     chunk.Options // of files
 }
 
 func newTable(t testing.TB, opts Options) *table {
@@ -69,7 +70,8 @@ func newTableIn(t testing.TB, store storage.Store, opts Options) *table {
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
-	tb := &table{store: store, log: log, maxLabels: chunk.DefaultMaxLabels}
+	// Small row groups and pages, so that small tables have several.
+	tb := &table{store: store, log: log, maxLabels: chunk.DefaultMaxLabels, shape: chunk.Options{RowGroupRows: 64, PageRows: 16}}
 	tb.reader = reader.New(log, nil, reader.Options{Head: func() reader.HeadView {
 		if tb.head == nil {
 			return nil
@@ -116,7 +118,7 @@ func (tb *table) flush(t tester, rows ...series.Series) action.Version {
 	for _, r := range newHead(rows...) {
 		in = append(in, merge.Series{Labels: r.Labels, ID: series.IDOf(r.Labels), Samples: r.Samples})
 	}
-	enc, err := chunk.Encode(chunk.Options{RowGroupRows: 64, PageRows: 16}, layout, merge.Slice(in))
+	enc, err := chunk.Encode(tb.shape, layout, merge.Slice(in))
 	if err != nil {
 		t.Fatalf("encode: %v", err)
 	}
@@ -347,7 +349,7 @@ func (tb *table) dataFiles(t tester) []string {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set("30"); err != nil {
+		if err := f.Value.Set("20"); err != nil {
 			panic(err)
 		}
 	}

@@ -114,7 +114,7 @@ func intersect(a, b series.TimeRange) series.TimeRange {
 }
 
 // join sorts intervals, merges those that touch, and then the nearest ones
-// until few are left.
+// until few are left. It reuses the slice.
 func join(in []series.TimeRange) []series.TimeRange {
 	if len(in) == 0 {
 		return nil

@@ -95,7 +95,6 @@ type query struct {
 	groups    []*group
 	views     []*reader.View
 	db        *database
-	spill     string
 	release   []func()
 }
 
@@ -116,7 +115,7 @@ type group struct {
 // open parses and checks a statement and waits for the memory it may use.
 func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*query, error) {
 	opts.within(&e.opts)
-	q := &query{engine: e, opts: opts, sql: sql, deadline: e.opts.Now().Add(opts.Timeout)}
+	q := &query{engine: e, opts: opts, sql: sql, deadline: time.Now().Add(opts.Timeout)}
 	ctx, cancel := context.WithDeadline(ctx, q.deadline)
 	defer cancel()
 	s, err := e.parser.parse(ctx, sql, e.names)
@@ -157,7 +156,7 @@ func (q *query) typed(ctx context.Context, err error) error {
 	if errors.As(err, &said) && said.kind == duckdb.ErrorTypeOutOfMemory {
 		return fmt.Errorf("%w: it needs more than %d bytes of memory", ErrTooLarge, q.opts.MemoryBytes)
 	}
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !q.engine.opts.Now().Before(q.deadline) {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !time.Now().Before(q.deadline) {
 		return fmt.Errorf("%w after %v", ErrTimeout, q.opts.Timeout)
 	}
 	return err

@@ -110,7 +110,7 @@ func (r *Rows) next(ctx context.Context) (arrow.RecordBatch, error) {
 }
 
 // Close ends the query, finished or not. It is idempotent.
-func (r *Rows) Close() error {
+func (r *Rows) Close() {
 	if !r.closed {
 		r.closed = true
 		if r.err == nil {
@@ -119,7 +119,6 @@ func (r *Rows) Close() error {
 		r.cursor.close()
 		r.query.close()
 	}
-	return nil
 }
 
 // recordBytes is the memory of a record.

@@ -245,20 +245,22 @@ func (t *rowsTable) sql() string {
 		parts = t.branches(t.all(), t.head >= 0, false)
 	} else {
 		disputed := t.disputed()
-		var rest []int
-		for i := range t.scan.Files {
-			if !slices.Contains(disputed, i) {
-				rest = append(rest, i)
-			}
+		isDisputed := map[int]bool{}
+		for _, i := range disputed {
+			isDisputed[i] = true
 		}
-		parts = t.branches(rest, false, false)
-		from := "(" + strings.Join(t.branches(disputed, t.head >= 0, true), " UNION ALL ") + ") AS r"
-		same := "SELECT 1 FROM " + t.duplicates + " AS d WHERE " + t.sameKey("d", "r")
-		list := t.inner()
-		parts = append(parts,
-			"SELECT "+list+" FROM "+from+" WHERE NOT EXISTS ("+same+")",
+		rest := slices.DeleteFunc(t.all(), func(i int) bool { return isDisputed[i] })
+		from := " FROM (" + strings.Join(t.branches(disputed, t.head >= 0, true), " UNION ALL ") + ") AS r WHERE "
+		within := t.within(append(slices.Clone(t.contested.intervals), t.contested.headIntervals...))
+		same := "EXISTS (SELECT 1 FROM " + t.duplicates + " AS d WHERE " + t.sameKey("d", "r") + ")"
+		list := "SELECT " + t.inner()
+		parts = append(t.branches(rest, false, false),
+			// Most rows lie outside the times of any overlap and need no look
+			// at their keys.
+			list+from+"NOT "+within,
+			list+from+within+" AND NOT "+same,
 			// The hash found them; what decides is the full label set.
-			"SELECT "+list+" FROM (SELECT *, row_number() OVER (PARTITION BY "+t.identity()+" ORDER BY "+rankColumn+" DESC) AS n FROM "+from+" WHERE EXISTS ("+same+")) WHERE n = 1")
+			list+" FROM (SELECT *, row_number() OVER (PARTITION BY "+t.identity()+" ORDER BY "+rankColumn+" DESC) AS n"+from+within+" AND "+same+") WHERE n = 1")
 	}
 	if len(parts) == 0 {
 		return t.empty()
@@ -466,17 +468,22 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 
 // keysView names the rows of some files within some intervals.
 func (t *rowsTable) keysView(ctx context.Context, d *database, name string, files []int, intervals []series.TimeRange) error {
-	at := inner(t.place(chunk.ColumnTimestamp))
-	var times []string
-	for _, r := range intervals {
-		lo, hi := max(r.Min, series.MinTimestamp), min(r.Max, series.MaxTimestamp)
-		times = append(times, fmt.Sprintf("%s BETWEEN make_timestamptz(%d) AND make_timestamptz(%d)", at, int64(lo), int64(hi)))
-	}
-	sql := "CREATE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + strings.Join(times, " OR ")
+	sql := "CREATE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + t.within(intervals)
 	if err := d.exec(ctx, sql); err != nil {
 		return fmt.Errorf("find duplicates: %w", err)
 	}
 	return nil
+}
+
+// within is the condition that a row's time lies in one of the intervals.
+func (t *rowsTable) within(intervals []series.TimeRange) string {
+	at := inner(t.place(chunk.ColumnTimestamp))
+	var times []string
+	for _, r := range join(intervals) {
+		lo, hi := max(r.Min, series.MinTimestamp), min(r.Max, series.MaxTimestamp)
+		times = append(times, fmt.Sprintf("%s BETWEEN make_timestamptz(%d) AND make_timestamptz(%d)", at, int64(lo), int64(hi)))
+	}
+	return "(" + strings.Join(times, " OR ") + ")"
 }
 
 // keysWhere selects the keys of a view under the statement's own conditions.

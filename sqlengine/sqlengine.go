@@ -101,8 +101,6 @@ type Options struct {
 	SpillDir string
 	// SpillBytes bounds that for one query. Default 8 GiB.
 	SpillBytes int64
-	// Now is the local clock; it only measures intervals. Default time.Now.
-	Now func() time.Time
 }
 
 // EnsureDefaults fills in what is unset.
@@ -124,9 +122,6 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.SpillBytes <= 0 {
 		o.SpillBytes = 8 << 30
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 }
 
@@ -193,7 +188,4 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 
 // Close frees the engine. No call may be running; rows that are open stay
 // usable.
-func (e *Engine) Close() error {
-	e.parser.close()
-	return nil
-}
+func (e *Engine) Close() { e.parser.close() }
