@@ -467,6 +467,9 @@ func (e *Engine) local(ctx context.Context, add *action.Add) (path string, relea
 	case !printable(path):
 		return "", release, fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, path)
 	}
+	if err := e.verify(ctx, path, add); err != nil {
+		return "", release, err
+	}
 	return path, release, nil
 }
 

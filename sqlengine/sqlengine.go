@@ -163,6 +163,9 @@ type Engine struct {
 
 	factsMu sync.Mutex
 	facts   map[string][]string // by path: labels in a file's overflow map
+
+	soundMu sync.Mutex
+	sound   map[string]struct{} // files verified, by path as logged
 }
 
 // New returns an engine over a reader. It opens a small DuckDB to parse
