@@ -59,7 +59,7 @@ func sqlCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, engine.Close()) }()
+			defer engine.Close()
 			limits := sqlengine.QueryOptions{At: at, Timeout: c.Duration("timeout")}
 			if c.Bool("explain") {
 				return explain(c, engine, query, limits)
@@ -68,7 +68,7 @@ func sqlCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, rows.Close()) }()
+			defer rows.Close()
 			_, err = format.Write(c.Context, c.App.Writer, rows)
 			return err
 		},

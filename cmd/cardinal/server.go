@@ -125,7 +125,7 @@ func startServer(ctx context.Context, o serverOptions) (_ *server, err error) {
 		if err != nil {
 			return nil, err
 		}
-		finish = append([]func() error{engine.Close}, finish...)
+		finish = append([]func() error{func() error { engine.Close(); return nil }}, finish...)
 		http.Handle("/api/v1/sql", sqlapi.Handler(engine, sqlapi.Options{Logger: o.DB.Logger}))
 		http.Handle("/api/v1/", prom.Handler(prom.Options{Reader: db.Reader, Version: cli.Version(), Registry: metrics.Registry, Logger: o.DB.Logger}))
 	}
