@@ -229,7 +229,11 @@ func checkErrorText(s *source) []string {
 				receiver, name, ok := selector(n.Fun)
 				pattern := matchers[names[receiver]]
 				byPackage := ok && pattern != nil && pattern.MatchString(name)
-				matched = (byPackage || name == "MatchString") && slices.ContainsFunc(n.Args, isErrorText)
+				searched := n.Args
+				if s.test() && len(searched) > 1 {
+					searched = searched[:1] // an output may be searched for what an error says
+				}
+				matched = (byPackage || name == "MatchString") && slices.ContainsFunc(searched, isErrorText)
 			case *ast.BinaryExpr:
 				matched = (n.Op == token.EQL || n.Op == token.NEQ) && (isErrorText(n.X) || isErrorText(n.Y))
 			case *ast.SwitchStmt:
