@@ -39,8 +39,8 @@ import (
 // Options configure the API; Reader is required.
 type Options struct {
 	Reader *reader.Reader
-	// MaxSamples bounds the samples that one query holds at a time. Default
-	// 50 million, as in Prometheus.
+	// MaxSamples bounds the samples that one query loads, and those that it
+	// computes with at a time. Default 50 million, as in Prometheus.
 	MaxSamples int
 	// Timeout of one query. Default 2 minutes.
 	Timeout time.Duration
@@ -57,10 +57,12 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+const defaultMaxSamples = 50_000_000
+
 // EnsureDefaults fills in what is unset.
 func (o *Options) EnsureDefaults() {
 	if o.MaxSamples <= 0 {
-		o.MaxSamples = 50_000_000
+		o.MaxSamples = defaultMaxSamples
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 2 * time.Minute
@@ -114,7 +116,9 @@ func (g gate) Insert(ctx context.Context, _ string) (int, error) {
 // prefix. Paths that have no meaning here answer as an idle Prometheus would.
 func Handler(o Options) http.Handler {
 	o.EnsureDefaults()
-	return atVersion(serve(o, NewQueryable(o.Reader)))
+	q := NewQueryable(o.Reader)
+	q.MaxSamples = o.MaxSamples
+	return atVersion(serve(o, q))
 }
 
 // serve is upstream's API over any storage.

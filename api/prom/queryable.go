@@ -2,11 +2,13 @@ package prom
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -18,20 +20,28 @@ import (
 // Queryable is a table as Prometheus' query engine sees it. Each Querier
 // reads one view, and so one version, for all selectors of a query: the
 // latest, or the one that AtContext named.
-type Queryable struct{ reader *reader.Reader }
+type Queryable struct {
+	reader *reader.Reader
+	// MaxSamples bounds the samples that one query may load, over all its
+	// selectors; a histogram counts for as many as it has bytes for. A query
+	// above it fails as one that exceeds the engine's own limit. 0: no bound.
+	MaxSamples int
+}
 
-// NewQueryable wraps a reader.
-func NewQueryable(r *reader.Reader) *Queryable { return &Queryable{reader: r} }
+// NewQueryable wraps a reader, with Prometheus' limit of 50 million samples.
+func NewQueryable(r *reader.Reader) *Queryable {
+	return &Queryable{reader: r, MaxSamples: defaultMaxSamples}
+}
 
 // Querier implements storage.Queryable; mint and maxt are ms since the epoch,
 // both inclusive. The view is opened by the first call that has a context.
 func (q *Queryable) Querier(mint, maxt int64) (storage.Querier, error) {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt}, nil
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples}, nil
 }
 
 // ChunkQuerier implements storage.ChunkQueryable, for remote read.
 func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return &chunkQuerier{querier{reader: q.reader, mint: mint, maxt: maxt}}, nil
+	return &chunkQuerier{querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples}}, nil
 }
 
 type atKey struct{}
@@ -44,10 +54,12 @@ func AtContext(ctx context.Context, at txlog.At) context.Context {
 type querier struct {
 	reader     *reader.Reader
 	mint, maxt int64
+	maxSamples int
 
-	mu     sync.Mutex // guards view
+	mu     sync.Mutex // guards the fields below
 	view   *reader.View
 	closed bool
+	loaded int // samples so far
 }
 
 // open returns the querier's view, opened once.
@@ -66,6 +78,21 @@ func (q *querier) open(ctx context.Context) (*reader.View, error) {
 		q.view = v
 	}
 	return q.view, nil
+}
+
+// load counts samples that a query holds in memory.
+func (q *querier) load(s []series.Sample) error {
+	const sampleBytes = 16 // as upstream counts (promql, totalHPointSize)
+	n := len(s)
+	for i := range s {
+		n += len(s[i].Histogram) / sampleBytes
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.loaded += n; q.maxSamples > 0 && q.loaded > q.maxSamples {
+		return promql.ErrTooManySamples("loading series")
+	}
+	return nil
 }
 
 // Close gives the view back.
@@ -112,7 +139,7 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 		// The series API wants label sets only.
 		found, err = labelSets(ctx, view, sel, limit)
 	} else {
-		found, err = samples(ctx, view, sel, limit)
+		found, err = q.samples(ctx, view, sel, limit)
 	}
 	if err != nil {
 		return failed(err)
@@ -126,7 +153,14 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 	return &seriesSet{series: found}
 }
 
-func failed(err error) storage.SeriesSet { return storage.ErrSeriesSet(tableError{err}) }
+// failed marks an error as the table's, unless the query is at fault.
+func failed(err error) storage.SeriesSet {
+	var tooMany promql.ErrTooManySamples
+	if !errors.As(err, &tooMany) {
+		err = tableError{err}
+	}
+	return storage.ErrSeriesSet(err)
+}
 
 // labelSets returns up to limit series without samples; 0 is no limit.
 func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
@@ -143,11 +177,14 @@ func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limi
 }
 
 // samples returns up to limit series; 0 is no limit.
-func samples(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
+func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
 	var found []*memSeries
 	first := map[series.ID][]*memSeries{} // those whose first sample needs the one before
 	for s, err := range view.Select(ctx, sel) {
 		if err != nil {
+			return nil, err
+		}
+		if err := q.load(s.Samples); err != nil {
 			return nil, err
 		}
 		p, err := pointsOf(s.Samples)
