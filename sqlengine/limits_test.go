@@ -214,6 +214,7 @@ func TestDamagedTable(t *testing.T) {
 			tb := newTable(t, Options{})
 			tb.flush(t, one(1, lbl("up"), 1))
 			path := tb.dataFiles(t)[0]
+			tb.query(t, "FROM metrics") // now it counts as sound
 			if err := c.damage(path); err != nil {
 				t.Fatal(err)
 			}
@@ -364,7 +365,8 @@ func TestFormats(t *testing.T) {
 // TestHalfAResult: a failure in the middle leaves text that no reader of the
 // format takes for whole.
 func TestHalfAResult(t *testing.T) {
-	tb := newTable(t, Options{})
+	// With many threads DuckDB often says "interrupted" in place of the cause.
+	tb := newTable(t, Options{Threads: 8})
 	sql := "SELECT CASE WHEN i = 900000 THEN error('half') ELSE i END AS i FROM range(1000000) t(i)"
 	for f, whole := range map[Format]func(string) bool{
 		FormatJSON:    func(s string) bool { return strings.HasSuffix(s, "]\n") },
@@ -378,7 +380,7 @@ func TestHalfAResult(t *testing.T) {
 		var out bytes.Buffer
 		_, err = f.Write(context.Background(), &out, rows)
 		rows.Close()
-		if !errors.Is(err, ErrExecution) || whole(out.String()) {
+		if !errors.Is(err, ErrExecution) || whole(out.String()) || !strings.Contains(err.Error(), "half") {
 			t.Errorf("%s: %d bytes, error %v", f, out.Len(), err)
 		}
 		good, err := tb.text("SELECT 1", f, QueryOptions{})

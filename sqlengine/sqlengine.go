@@ -181,6 +181,7 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		names:  map[string]tableKind{},
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
 		facts:  map[string][]string{},
+		sound:  map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
 		e.names[lower(opts.Table)+string(kind)] = kind

@@ -41,8 +41,8 @@ func (e *Engine) verify(ctx context.Context, path string, add *action.Add) (err 
 	}
 	e.soundMu.Lock()
 	defer e.soundMu.Unlock()
-	if e.sound == nil || len(e.sound) >= maxSound {
-		e.sound = map[string]struct{}{}
+	if len(e.sound) >= maxSound {
+		clear(e.sound)
 	}
 	e.sound[add.Path] = struct{}{}
 	return nil

@@ -42,7 +42,7 @@ func TestFlippedByteFailsTheQuery(t *testing.T) {
 		if _, err := tb.store.Put(context.Background(), key, bytes.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
-		tb.engine.sound = nil // as a process that starts anew
+		clear(tb.engine.sound) // as a process that starts anew
 		if got, err := tb.tryQuery(sql, QueryOptions{}); !errors.Is(err, chunk.ErrCorrupt) {
 			t.Errorf("byte %d of %d: %v, %v", at, len(sound), got, err)
 		}
