@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/ipc"
+	duckdb "github.com/duckdb/duckdb-go-bindings"
 	"github.com/google/go-cmp/cmp"
 
 	"cardinalsin/action"
@@ -402,3 +403,37 @@ func TestHalfAResult(t *testing.T) {
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// TestCauseOfInterruption: an interruption that nobody asked for hides the
+// failure of another thread, which is found by running the statement again.
+func TestCauseOfInterruption(t *testing.T) {
+	tb := newTable(t, Options{})
+	tb.flush(t, one(1, lbl("up", "host", "a"), 1))
+	tb.head = newHead(one(2, lbl("up", "host", "x"), 2))
+	ctx := context.Background()
+	for _, c := range []struct {
+		sql, want string
+	}{
+		{"SELECT host::INT FROM metrics; -- the end", "Could not convert string"},
+		{"SELECT host, host FROM metrics AT (VERSION => 1) WHERE error('own') IS NULL", "own"},
+		{"SELECT host FROM metrics", "interrupted"},
+	} {
+		q, err := tb.engine.open(ctx, c.sql, QueryOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.prepare(ctx); err != nil {
+			t.Fatal(err)
+		}
+		stopped := &duckError{kind: duckdb.ErrorTypeInterrupt, message: "interrupted"}
+		if err := q.cause(ctx, stopped); !errors.Is(err, ErrExecution) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.sql, err)
+		}
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := q.cause(ended, stopped); err != error(stopped) {
+			t.Errorf("somebody asked for it: %v", err)
+		}
+		q.close()
+	}
+}
