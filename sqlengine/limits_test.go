@@ -431,7 +431,7 @@ func TestCauseOfInterruption(t *testing.T) {
 		}
 		ended, cancel := context.WithCancel(ctx)
 		cancel()
-		if err := q.cause(ended, stopped); err != error(stopped) {
+		if err := q.cause(ended, stopped); !errors.Is(err, stopped) || errors.Is(err, ErrExecution) {
 			t.Errorf("somebody asked for it: %v", err)
 		}
 		q.close()

@@ -2,24 +2,18 @@ package sqlengine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
-	"golang.org/x/sync/errgroup"
 
 	"cardinalsin/action"
-	"cardinalsin/chunk"
 	"cardinalsin/planner"
 	"cardinalsin/reader"
-	"cardinalsin/storage"
-	"cardinalsin/storage/cache"
 	"cardinalsin/txlog"
 )
 
@@ -383,96 +377,6 @@ func (q *query) narrow(ctx context.Context, g *group) error {
 	return nil
 }
 
-// fetches is the number of files fetched at the same time.
-const fetches = 16
-
-// fetch makes the planned files local and returns their paths.
-func (q *query) fetch(ctx context.Context) ([]string, error) {
-	var paths []string
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(fetches)
-	for _, g := range q.groups {
-		if g.rows == nil {
-			continue
-		}
-		t := g.rows
-		t.paths = make([]string, len(t.scan.Files))
-		releases := make([]func(), len(t.scan.Files))
-		// Release what was fetched even if another file fails.
-		q.release = append(q.release, func() {
-			for _, f := range releases {
-				if f != nil {
-					f()
-				}
-			}
-		})
-		for i := range t.scan.Files {
-			group.Go(func() (err error) {
-				t.paths[i], releases[i], err = q.engine.local(ctx, t.scan.Files[i].Add)
-				return err
-			})
-		}
-	}
-	err := group.Wait()
-	for _, v := range q.views {
-		if lost := v.Check(); lost != nil {
-			return nil, lost
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range q.groups {
-		if g.rows != nil {
-			paths = append(paths, g.rows.paths...)
-		}
-	}
-	return slices.Compact(slices.Sorted(slices.Values(paths))), nil
-}
-
-// local returns the path of a data file.
-func (e *Engine) local(ctx context.Context, add *action.Add) (path string, release func(), err error) {
-	log := e.reader.Log()
-	key, err := log.Key(add.Path)
-	if err != nil {
-		return "", nil, err
-	}
-	path, ok := storage.LocalPath(log.Store(), key)
-	switch {
-	case ok:
-	case e.opts.Files == nil:
-		return "", nil, fmt.Errorf("%w: %s", ErrNoLocalFiles, key)
-	default:
-		if path, release, err = e.opts.Files.File(ctx, log.Store(), key, add.Size); err != nil {
-			switch {
-			case errors.Is(err, storage.ErrNotFound), errors.Is(err, cache.ErrSizeMismatch):
-				err = fmt.Errorf("%w: %s is not what the log names: %w", chunk.ErrCorrupt, key, err)
-			case errors.Is(err, cache.ErrNoRoom):
-				err = fmt.Errorf("%w: %w", ErrTooLarge, err)
-			}
-			return "", nil, err
-		}
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		return "", release, fmt.Errorf("path of %s: %w", key, err)
-	}
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return "", release, fmt.Errorf("%w: the log names %s, which does not exist: %w", chunk.ErrCorrupt, key, err)
-	case err != nil:
-		return "", release, fmt.Errorf("data file %s: %w", key, err)
-	case info.Size() != add.Size:
-		return "", release, fmt.Errorf("%w: %s has %d bytes, the log says %d", chunk.ErrCorrupt, key, info.Size(), add.Size)
-	case !printable(path):
-		return "", release, fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, path)
-	}
-	if err := e.verify(ctx, path, add); err != nil {
-		return "", release, err
-	}
-	return path, release, nil
-}
-
 // create makes a group a table of the database, under every name by which the
 // statement knows it.
 func (q *query) create(ctx context.Context, g *group) error {
@@ -584,80 +488,6 @@ func (q *query) scans() []TableScan {
 		out = append(out, s)
 	}
 	return out
-}
-
-// maxFacts bounds what an engine remembers of files, and maxKeys the labels
-// it remembers of one.
-const (
-	maxFacts = 200_000
-	maxKeys  = 10_000
-)
-
-// findDirty finds the files that keep labels in their overflow maps which
-// have a column by now. It costs a footer a file, once in an engine's life.
-func (e *Engine) findDirty(ctx context.Context, d *database, t *rowsTable) error {
-	t.dirty = map[int][]string{}
-	if t.layout == nil {
-		return nil
-	}
-	known := make([][]string, len(t.scan.Files))
-	var ask []string
-	byPath := map[string]int{}
-	e.factsMu.Lock()
-	for i := range t.scan.Files {
-		labels, ok := e.facts[t.scan.Files[i].Add.Path]
-		if known[i] = labels; !ok {
-			ask = append(ask, t.paths[i])
-			byPath[t.paths[i]] = i
-		}
-	}
-	e.factsMu.Unlock()
-	if len(ask) > 0 {
-		found, err := overflowLabels(ctx, d, ask)
-		if err != nil {
-			return fmt.Errorf("read overflow labels: %w", err)
-		}
-		e.factsMu.Lock()
-		if len(e.facts)+len(ask) > maxFacts {
-			clear(e.facts)
-		}
-		for path, i := range byPath {
-			known[i] = found[path]
-			if len(known[i]) <= maxKeys {
-				e.facts[t.scan.Files[i].Add.Path] = known[i]
-			}
-		}
-		e.factsMu.Unlock()
-	}
-	for i, labels := range known {
-		for _, l := range labels {
-			if _, ok := t.layout.Column(l); ok {
-				t.dirty[i] = append(t.dirty[i], l)
-			}
-		}
-	}
-	return nil
-}
-
-// chunkInfoKey is where a data file tells about itself (package chunk,
-// "Format").
-const chunkInfoKey = "cardinal.chunk"
-
-// overflowLabels returns the labels that the overflow maps of files may hold.
-func overflowLabels(ctx context.Context, d *database, paths []string) (map[string][]string, error) {
-	rows, err := d.rows(ctx, "SELECT file_name, decode(value) FROM parquet_kv_metadata("+quoteTexts(paths)+") WHERE key = "+quoteText(chunkInfoKey)+"::BLOB")
-	if err != nil {
-		return nil, err
-	}
-	out := map[string][]string{}
-	for _, r := range rows {
-		var info struct{ Overflow []string }
-		if err := json.Unmarshal([]byte(r[1]), &info); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", chunk.ErrCorrupt, r[0], err)
-		}
-		out[r[0]] = info.Overflow
-	}
-	return out, nil
 }
 
 // isGone reports that a version's commit is no longer, or not yet, there.
