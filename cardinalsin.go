@@ -119,11 +119,15 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 		if _, err := storage.Probe(ctx, db.Meter, opts.Tenant+"/_cardinal_probe/"); err != nil {
 			return nil, err
 		}
-		if err := create(ctx, db.Meter, root, opts.Log); err != nil && !errors.Is(err, txlog.ErrTableExists) {
-			return nil, err
+	}
+	db.Log, err = txlog.Open(ctx, db.Meter, root, opts.Log)
+	if errors.Is(err, txlog.ErrNotTable) && opts.WALDir != "" {
+		db.Log, err = create(ctx, db.Meter, root, opts.Log)
+		if errors.Is(err, txlog.ErrTableExists) { // another process was quicker
+			db.Log, err = txlog.Open(ctx, db.Meter, root, opts.Log)
 		}
 	}
-	if db.Log, err = txlog.Open(ctx, db.Meter, root, opts.Log); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	host, err := os.Hostname()
@@ -143,13 +147,12 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 }
 
 // create makes the table as every table of ours begins.
-func create(ctx context.Context, store storage.Store, root string, opts txlog.Options) error {
-	_, err := txlog.Create(ctx, store, root, txlog.CreateOptions{
+func create(ctx context.Context, store storage.Store, root string, opts txlog.Options) (*txlog.Log, error) {
+	return txlog.Create(ctx, store, root, txlog.CreateOptions{
 		Schema:           chunk.BaseSchema(),
 		PartitionColumns: chunk.PartitionColumns(),
 		Domains:          map[string]string{shard.Domain: shard.Initial().Encode()},
 	}, opts)
-	return err
 }
 
 func (db *DB) openWriter(ctx context.Context) (err error) {

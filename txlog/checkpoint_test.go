@@ -204,6 +204,21 @@ func TestVersionsBeforeTheOldest(t *testing.T) {
 	}
 }
 
+// A table whose first versions were cleaned up is not created a second time.
+func TestCreateOverACleanedLog(t *testing.T) {
+	store, l := grown(t, 16)
+	for v := action.Version(0); v < 16; v++ {
+		without(t, store, l.CommitKey(v))
+	}
+	_, err := txlog.Create(t.Context(), store, root, txlog.CreateOptions{Schema: schema()}, txlog.Options{})
+	if !errors.Is(err, txlog.ErrTableExists) {
+		t.Fatalf("got %v", err)
+	}
+	if _, _, err := store.Get(t.Context(), l.CommitKey(0)); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("version 0 was written: %v", err)
+	}
+}
+
 // Upkeep writes a checksum for each version of ours and a checkpoint where
 // one is due; both agree with the snapshot.
 func TestUpkeep(t *testing.T) {

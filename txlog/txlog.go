@@ -193,11 +193,19 @@ type CreateOptions struct {
 	Domains map[string]string
 }
 
-// Create commits version 0 and opens the table. Errors: ErrTableExists,
-// storage errors.
+// Create commits version 0 and opens the table. It lists first: where clean-up
+// has taken version 0 away, its absence does not mean that there is no table.
+// Errors: ErrTableExists, storage errors.
 func Create(ctx context.Context, store storage.Store, root string, c CreateOptions, opts Options) (*Log, error) {
 	opts.EnsureDefaults()
 	l := newLog(store, root, opts)
+	seg, err := l.list(ctx, -1, latest)
+	if err != nil {
+		return nil, fmt.Errorf("create table %s: %w", root, err)
+	}
+	if seg.last() >= 0 {
+		return nil, fmt.Errorf("create table %s: %w", root, ErrTableExists)
+	}
 	schema, err := c.Schema.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("create table %s: %w", root, err)
