@@ -18,8 +18,12 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"cardinalsin/action"
+	"cardinalsin/checkpoint"
+	"cardinalsin/chunk"
+	"cardinalsin/compactor"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
+	"cardinalsin/wal"
 )
 
 // Exit codes (contract 1).
@@ -78,7 +82,7 @@ func isCorrupt(err error) bool {
 }
 
 // corruption lists the sentinels of damaged formats.
-var corruption = []error{action.ErrCorrupt}
+var corruption = []error{action.ErrCorrupt, checkpoint.ErrCorrupt, chunk.ErrCorrupt, chunk.ErrTags, compactor.ErrInputMissing, wal.ErrCorrupt}
 
 // hints are what a user can do about a condition; the first that applies is
 // printed.
