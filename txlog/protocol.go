@@ -12,12 +12,14 @@ import (
 // (log-protocol 2).
 const ExclusiveFeature = "cardinal-exclusive"
 
-// OwnProtocol is the protocol of every table we create.
+// OwnProtocol is the protocol of every table we create. "invariants" is what
+// Spark takes a NOT NULL column for, and it refuses to read a table of writer
+// version 7 that has such a column and does not list it.
 func OwnProtocol() action.Protocol {
 	return action.Protocol{
 		MinReaderVersion: 1,
 		MinWriterVersion: 7,
-		WriterFeatures:   []string{ExclusiveFeature, "domainMetadata", "inCommitTimestamp"},
+		WriterFeatures:   []string{ExclusiveFeature, "domainMetadata", "inCommitTimestamp", "invariants"},
 	}
 }
 

@@ -90,7 +90,7 @@ func TestCreateTwice(t *testing.T) {
 
 func TestProtocolKeepsOtherWritersOut(t *testing.T) {
 	s := latest(t, create(t, mem.New(mem.Options{}), txlog.Options{}))
-	want := &action.Protocol{MinReaderVersion: 1, MinWriterVersion: 7, WriterFeatures: []string{"cardinal-exclusive", "domainMetadata", "inCommitTimestamp"}}
+	want := &action.Protocol{MinReaderVersion: 1, MinWriterVersion: 7, WriterFeatures: []string{"cardinal-exclusive", "domainMetadata", "inCommitTimestamp", "invariants"}}
 	if d := cmp.Diff(want, s.Protocol()); d != "" {
 		t.Fatal(d)
 	}
