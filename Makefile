@@ -13,7 +13,7 @@ DELTALAKE   := deltalake==1.6.6 pyarrow==26.0.1
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race lint fmt fuzz bench crash demo demo-s3 interop interop-prometheus interop-delta ci clean
+.PHONY: help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-prometheus interop-delta ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to 
 
 interop-delta: build $(TOOLS)/venv ## delta-rs reads the demo's table; both sides count
 	$(TOOLS)/venv/bin/python internal/interop/delta.py $(BIN)/cardinal
+
+golden: ## tables of other engines: files, versions and rows as the manifests say
+	cd internal/golden && $(GO) test -count=1 -timeout 20m
 
 ci: ## all that must hold before a change lands
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
