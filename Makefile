@@ -8,12 +8,11 @@ PKG         ?= ./...
 
 VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
-DELTALAKE   := deltalake==1.6.6 pyarrow==26.0.1
 
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-prometheus interop-delta ci clean
+.PHONY: help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -56,13 +55,15 @@ demo: build ## this machine's metrics: written, queried, travelled, compacted, v
 demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
 	$(GO) run ./internal/interop/s3 $(BIN)/cardinal demo
 
-interop: interop-delta interop-prometheus ## other people's programs against ours
+interop: interop-engines interop-prometheus ## other people's programs against ours
 
 interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to us for 60 s; both sides count
 	$(GO) run ./internal/interop/prometheus -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus
 
-interop-delta: build $(TOOLS)/venv ## delta-rs reads the demo's table; both sides count
-	$(TOOLS)/venv/bin/python internal/interop/delta.py $(BIN)/cardinal
+interop-engines: build $(TOOLS)/venv $(TOOLS)/jars $(TOOLS)/bin/versitygw ## delta-rs, Spark, DuckDB and Polars read our tables and we theirs, on disk and on S3
+	$(GO) build -o $(BIN)/interop-tables ./internal/interop/tables
+	$(GO) run ./internal/interop/s3 $(TOOLS)/venv/bin/python internal/interop/matrix.py \
+	  --cardinal $(BIN)/cardinal --tables $(BIN)/interop-tables --jars $(TOOLS)/jars
 
 golden: ## tables of other engines: files, versions and rows as the manifests say
 	cd internal/golden && $(GO) test -count=1 -timeout 20m
@@ -80,8 +81,14 @@ $(TOOLS)/bin/versitygw:
 $(TOOLS)/bin/prometheus:
 	GOBIN=$(TOOLS)/bin $(GO) install -tags remove_all_sd $(PROMETHEUS)
 
-$(TOOLS)/venv:
-	rm -rf $(TOOLS)/venv.new
-	python3 -m venv --copies $(TOOLS)/venv.new
-	$(TOOLS)/venv.new/bin/python -m pip install -q $(DELTALAKE)
-	mv $(TOOLS)/venv.new $(TOOLS)/venv
+# The engines' versions are pinned in these two files, and nowhere else.
+$(TOOLS)/venv: internal/interop/requirements.txt
+	rm -rf $@ $@.new
+	python3 -m venv --copies $@.new
+	$@.new/bin/python -m pip install -q -r $<
+	mv $@.new $@ && touch $@
+
+$(TOOLS)/jars: internal/interop/pom.xml
+	rm -rf $@ $@.new
+	mvn -B -q -ntp -f $< dependency:copy-dependencies -DoutputDirectory=$@.new
+	mv $@.new $@ && touch $@
