@@ -193,7 +193,10 @@ func (s *Store) get(ctx context.Context, key string) ([]byte, storage.ObjectInfo
 	if err != nil {
 		return nil, storage.ObjectInfo{}, c.classify(err)
 	}
-	data, err := readBody(out.Body, aws.ToInt64(out.ContentLength))
+	if out.ContentLength == nil {
+		return nil, storage.ObjectInfo{}, errors.Join(errNoLength, out.Body.Close())
+	}
+	data, err := readBody(out.Body, *out.ContentLength)
 	if err != nil {
 		return nil, storage.ObjectInfo{}, c.classify(err)
 	}
@@ -203,6 +206,10 @@ func (s *Store) get(ctx context.Context, key string) ([]byte, storage.ObjectInfo
 	}
 	return data, info, nil
 }
+
+// errNoLength: where only the end of the connection ends a body, a part of it
+// would pass for all of it.
+var errNoLength = fmt.Errorf("%w: a response without Content-Length", storage.ErrStoreRefused)
 
 // readBody reads and closes a body whose length its header gives, which
 // net/http enforces.
@@ -248,9 +255,11 @@ func (s *Store) getRange(ctx context.Context, key string, offset, length int64) 
 	switch {
 	case !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)):
 		err = fmt.Errorf("%w: asked for bytes from %d, got range %q", storage.ErrStoreRefused, offset, got)
-	case aws.ToInt64(out.ContentLength) < length:
+	case out.ContentLength == nil:
+		err = errNoLength
+	case *out.ContentLength < length:
 		err = fmt.Errorf("%w: got range %q", storage.ErrInvalidRange, got)
-	case aws.ToInt64(out.ContentLength) > length:
+	case *out.ContentLength > length:
 		err = fmt.Errorf("%w: asked for %d bytes, got range %q", storage.ErrStoreRefused, length, got)
 	}
 	if err != nil {

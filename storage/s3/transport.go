@@ -29,6 +29,7 @@ type call struct {
 	stall  time.Duration
 	timer  *time.Timer
 	sent   atomic.Bool
+	broken atomic.Bool // the response broke off within its body
 	date   atomic.Pointer[time.Time]
 }
 
@@ -83,8 +84,26 @@ func (t *transport) Do(req *http.Request) (*http.Response, error) {
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{&progressing{resp.Body, c}, resp.Body}
+	}{&received{resp.Body, c}, resp.Body}
 	return resp, nil
+}
+
+// received tells the call of each read of the response, and of its breaking
+// off.
+type received struct {
+	io.Reader
+	call *call
+}
+
+func (r *received) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		r.call.progress()
+	}
+	if err != nil && err != io.EOF {
+		r.call.broken.Store(true)
+	}
+	return n, err
 }
 
 // progressing tells the call of each read.
@@ -163,6 +182,8 @@ func (c *call) byStatus(status int, err error) error {
 		return as(storage.ErrInvalidKey) // servers on file systems
 	}
 	switch {
+	case code == "" && c.broken.Load() && (status == http.StatusNotFound || status == http.StatusBadRequest):
+		return c.mayPass(err) // what was missing, or wrong, went under
 	case status == http.StatusNotFound:
 		switch {
 		case code != "NoSuchKey":
