@@ -39,7 +39,7 @@ var layers = [][]string{
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
 		"lease", "shard", "action", "wal", "internal/merge",
 	},
-	{"storage/storeurl", "chunk", "checkpoint"},
+	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
 	{"txlog"},
 	{"planner"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
