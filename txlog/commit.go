@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"cardinalsin/action"
@@ -17,8 +18,13 @@ const (
 	maxGroupActions = 10_000
 	// maxGroup bounds the transactions of one entry.
 	maxGroup = 1024
-	// maxQueue bounds the transactions that wait; more are refused.
-	maxQueue = 65_536
+	// maxQueue and maxQueueActions bound the transactions that wait, and the
+	// file actions in them; more are refused.
+	maxQueue        = 65_536
+	maxQueueActions = 1_000_000
+	// maxGather bounds how long an entry waits for those who made the last
+	// one together.
+	maxGather = 5 * time.Millisecond
 
 	backoffMin = 20 * time.Millisecond
 	backoffMax = 2 * time.Second
@@ -40,24 +46,24 @@ type outcome struct {
 	err      error
 }
 
+// commitQueue holds what waits for the commit loop. Log.mu guards it.
+type commitQueue struct {
+	waiting []*pending
+	actions int  // file actions in waiting
+	looping bool // a commit loop is running
+	// arrived tells the loop, where it waits for more, that one came.
+	arrived chan struct{}
+}
+
 // commit queues a transaction for the commit loop and waits for its outcome.
 func (l *Log) commit(ctx context.Context, t *Transaction) (*Snapshot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	p := &pending{ctx: ctx, t: t, done: make(chan outcome, 1)}
-	l.mu.Lock()
-	if len(l.queue) >= maxQueue {
-		l.mu.Unlock()
-		return nil, ErrQueueFull
+	if err := l.enqueue(p); err != nil {
+		return nil, err
 	}
-	l.queue = append(l.queue, p)
-	if !l.looping {
-		l.looping = true
-		go l.commitLoop()
-	}
-	l.mu.Unlock()
-
 	select {
 	case o := <-p.done:
 		return o.snapshot, o.err
@@ -75,83 +81,141 @@ func (l *Log) commit(ctx context.Context, t *Transaction) (*Snapshot, error) {
 	}
 }
 
+func (l *Log) enqueue(p *pending) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := &l.commits
+	if len(q.waiting) >= maxQueue || q.actions > 0 && q.actions+p.t.actions() > maxQueueActions {
+		return ErrQueueFull
+	}
+	q.waiting = append(q.waiting, p)
+	q.actions += p.t.actions()
+	if !q.looping {
+		q.looping, q.arrived = true, make(chan struct{}, 1)
+		go l.commitLoop()
+		return nil
+	}
+	select {
+	case q.arrived <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
 // dequeue takes a transaction back that the loop has not taken yet.
 func (l *Log) dequeue(p *pending) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, q := range l.queue {
-		if q == p {
-			l.queue = append(l.queue[:i], l.queue[i+1:]...)
-			return true
-		}
+	q := &l.commits
+	i := slices.Index(q.waiting, p)
+	if i < 0 {
+		return false
 	}
-	return false
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	q.actions -= p.t.actions()
+	return true
 }
 
 // commitLoop commits what is queued, group by group, and ends when nothing
 // is. At most one runs.
 func (l *Log) commitLoop() {
+	last, took := 0, time.Duration(0)
 	for {
+		l.gather(last, min(took/16, maxGather))
 		l.mu.Lock()
-		group := l.takeGroup()
+		group := l.commits.take()
 		if group == nil {
-			l.looping = false
+			l.commits.looping = false
 			l.mu.Unlock()
 			return
 		}
 		l.mu.Unlock()
+		last = len(group)
+		start := l.opts.Now()
 		l.commitGroup(group)
+		took = elapsed(start, l.opts.Now())
 	}
 }
 
-// takeGroup removes the longest prefix of the queue that may share one entry:
-// no two of its transactions set the same application's number, domain, or
-// file. l.mu is held.
-func (l *Log) takeGroup() []*pending {
-	seen := map[string]bool{}
-	claim := func(t *Transaction) bool {
-		keys := make([]string, 0, len(t.txns)+len(t.domains)+len(t.removes)+len(t.adds))
-		for i := range t.txns {
-			keys = append(keys, "t"+t.txns[i].AppID)
+// gather waits for up to d until n transactions wait: those who committed
+// together are likely to come back together. Without it the first to come back
+// would take a whole round trip for itself, with all others behind it.
+func (l *Log) gather(n int, d time.Duration) {
+	if n < 2 || d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		waiting, arrived := len(l.commits.waiting), l.commits.arrived
+		l.mu.Unlock()
+		if waiting >= n {
+			return
 		}
-		for i := range t.domains {
-			keys = append(keys, "d"+t.domains[i].Domain)
+		select {
+		case <-arrived:
+		case <-timer.C:
+			return
 		}
-		for i := range t.removes {
-			keys = append(keys, "f"+t.removes[i].Path)
-		}
-		for i := range t.adds {
-			keys = append(keys, "f"+t.adds[i].Path)
+	}
+}
+
+// take removes from the queue what may share the next entry, in the order of
+// its arrival: no two transactions set the same application's number, domain
+// or file, and a few go alone. What does not fit stays, and whatever conflicts
+// with that stays behind it; the first of the queue always goes, so nobody is
+// overtaken for ever. Log.mu is held.
+func (q *commitQueue) take() []*pending {
+	claimed := map[string]bool{}
+	var group, rest []*pending
+	actions, looked := 0, 0
+	for ; looked < len(q.waiting) && looked < 4*maxGroup && len(group) < maxGroup; looked++ {
+		p := q.waiting[looked]
+		keys := p.t.claims()
+		fits := len(group) == 0 || !p.t.alone() && actions+p.t.actions() <= maxGroupActions
+		if fits {
+			fits = !slices.ContainsFunc(keys, func(k string) bool { return claimed[k] })
 		}
 		for _, k := range keys {
-			if seen[k] {
-				return false
-			}
+			claimed[k] = true
 		}
-		for _, k := range keys {
-			seen[k] = true
+		if !fits {
+			rest = append(rest, p)
+			continue
 		}
-		return true
-	}
-	n, actions := 0, 0
-	for n < len(l.queue) && n < maxGroup {
-		t := l.queue[n].t
-		actions += len(t.adds) + len(t.removes)
-		alone := t.metadata != nil || t.columns != nil // changes the schema
-		if n > 0 && (alone || actions > maxGroupActions) || !claim(t) {
-			break
-		}
-		n++
-		if alone {
+		group = append(group, p)
+		actions += p.t.actions()
+		if p.t.alone() {
+			looked++
 			break
 		}
 	}
-	if n == 0 {
-		return nil
-	}
-	group := append([]*pending(nil), l.queue[:n]...)
-	l.queue = append(l.queue[:0], l.queue[n:]...)
+	q.waiting = append(rest, q.waiting[looked:]...)
+	q.actions -= actions
 	return group
+}
+
+// alone reports whether t needs an entry of its own: it makes the table, or
+// its file actions are not known before.
+func (t *Transaction) alone() bool { return t.metadata != nil || t.restore != nil }
+
+// claims are what only one transaction of an entry may touch.
+func (t *Transaction) claims() []string {
+	keys := make([]string, 0, len(t.txns)+len(t.domains)+t.actions())
+	for i := range t.txns {
+		keys = append(keys, "t"+t.txns[i].AppID)
+	}
+	for i := range t.domains {
+		keys = append(keys, "d"+t.domains[i].Domain)
+	}
+	for i := range t.removes {
+		keys = append(keys, "f"+t.removes[i].Path)
+	}
+	for i := range t.adds {
+		keys = append(keys, "f"+t.adds[i].Path)
+	}
+	return keys
 }
 
 // groupContext ends when every caller's context has ended.
@@ -256,7 +320,8 @@ func (l *Log) commitBase(ctx context.Context, t *Transaction) (*Snapshot, error)
 }
 
 // buildEntry encodes the members that may follow head, and the snapshot that
-// results; the others are told why and removed from the group.
+// results; the others are told why and removed from the group, and so are those
+// whose callers have gone. Each member follows head and the members before it.
 func (l *Log) buildEntry(ctx context.Context, head *Snapshot, group *[]*pending) ([]byte, *Snapshot, error) {
 	storeNow, err := l.store.Now(ctx)
 	if err != nil {
@@ -264,40 +329,68 @@ func (l *Log) buildEntry(ctx context.Context, head *Snapshot, group *[]*pending)
 	}
 	ict := max(storeNow.UnixMilli(), head.ict+1)
 	now := l.opts.Now()
-	c := &action.Commit{}
+	entry := &action.Commit{}
+	view := head
 	kept := (*group)[:0:0]
-	for _, p := range *group {
-		if err := p.t.follow(head, c, now); err != nil {
+	for i, p := range *group {
+		err := p.ctx.Err()
+		var own *action.Commit
+		if err == nil {
+			own, err = p.t.follow(view, now)
+		}
+		if err != nil {
 			p.done <- outcome{err: err}
 			continue
 		}
+		merge(entry, own)
 		kept = append(kept, p)
+		if i < len(*group)-1 {
+			if view, err = view.apply(view.version+1, own); err != nil {
+				return nil, nil, err
+			}
+			view.version = head.version + 1 // all are of this entry
+		}
 	}
 	*group = kept
 	if len(kept) == 0 {
 		return nil, nil, nil
 	}
-	for i := range c.Txns {
-		c.Txns[i].LastUpdated = ict
+	for i := range entry.Txns {
+		entry.Txns[i].LastUpdated = ict
 	}
-	for i := range c.Removes {
-		c.Removes[i].DeletionTimestamp = ict
+	for i := range entry.Removes {
+		entry.Removes[i].DeletionTimestamp = ict
 	}
-	for i := range c.Adds {
-		if c.Adds[i].ModificationTime == 0 {
-			c.Adds[i].ModificationTime = ict
+	for i := range entry.Adds {
+		if entry.Adds[i].ModificationTime == 0 {
+			entry.Adds[i].ModificationTime = ict
 		}
 	}
-	c.Info = entryInfo(kept, c, head, ict, l.opts.EngineInfo)
-	data, err := c.Encode()
+	entry.Info = entryInfo(kept, entry, head, ict, l.opts.EngineInfo)
+	data, err := entry.Encode()
 	if err != nil {
 		return nil, nil, err
 	}
-	next, err := head.apply(head.version+1, c)
+	next, err := head.apply(head.version+1, entry)
 	if err != nil {
 		return nil, nil, err
 	}
 	return data, next, nil
+}
+
+// merge appends a member's actions to the entry's. Only one member has a
+// protocol; of the metadata the last one holds what those before it changed.
+func merge(entry, own *action.Commit) {
+	if own.Protocol != nil {
+		entry.Protocol = own.Protocol
+	}
+	if own.Metadata != nil {
+		entry.Metadata = own.Metadata
+	}
+	entry.Txns = append(entry.Txns, own.Txns...)
+	entry.Domains = append(entry.Domains, own.Domains...)
+	entry.Removes = append(entry.Removes, own.Removes...)
+	entry.Adds = append(entry.Adds, own.Adds...)
 }
 
 // put tries to create version v. It returns won, or the winner's entry. While

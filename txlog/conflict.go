@@ -2,15 +2,17 @@ package txlog
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"cardinalsin/action"
 )
 
 // Requirement is a condition under which a transaction may follow a version.
-// It is checked against every version that the transaction comes to follow.
-// check is pure: base is the snapshot that the transaction was planned on,
-// head the version it would follow, now the local clock.
+// It is checked against every state that the transaction comes to follow: a
+// version, with what stands before the transaction in its own entry. check is
+// pure: base is the snapshot that the transaction was planned on, head what it
+// would follow, now the local clock.
 type Requirement interface {
 	check(base, head *Snapshot, now time.Time) error
 }
@@ -30,18 +32,16 @@ func (r filesLive) check(_, head *Snapshot, _ time.Time) error {
 	return nil
 }
 
-// NoNewFiles requires that no file which match accepts came after the base:
-// the cutover of a split. It fails with ErrNewFiles. match must be pure.
+// NoNewFiles requires that no file which match accepts came after the base and
+// is live: the cutover of a split. It fails with ErrNewFiles. match must be
+// pure.
 func NoNewFiles(match func(*action.Add) bool) Requirement { return noNewFiles(match) }
 
 type noNewFiles func(*action.Add) bool
 
 func (match noNewFiles) check(base, head *Snapshot, _ time.Time) error {
-	for a := range head.Files() {
-		if !match(a) {
-			continue
-		}
-		if _, old := base.File(a.Key()); !old {
+	for a := range head.AddedSince(base) {
+		if match(a) {
 			return fmt.Errorf("%w: %s came after version %d", ErrNewFiles, a.Path, int64(base.Version()))
 		}
 	}
@@ -115,4 +115,27 @@ func (allow schemaAllows) check(base, head *Snapshot, _ time.Time) error {
 		return fmt.Errorf("%w: columns came between versions %d and %d", ErrSchemaConflict, int64(base.Version()), int64(head.Version()))
 	}
 	return nil
+}
+
+// readable requires that vacuum has not passed a version: the files that a
+// restore names are still there. It fails with ErrVersionVacuumed.
+type readable action.Version
+
+func (r readable) check(_, head *Snapshot, _ time.Time) error {
+	mark, err := head.Watermark()
+	if err != nil {
+		return err
+	}
+	if action.Version(r) < mark {
+		return &VacuumedError{Version: action.Version(r), Oldest: mark}
+	}
+	return nil
+}
+
+// ErrAppendOnly: the table's property delta.appendOnly is true, so no data may
+// be taken out. To rewrite it is allowed. It wraps ErrReadOnly.
+var ErrAppendOnly = fmt.Errorf("%w: delta.appendOnly is set", ErrReadOnly)
+
+func appendOnly(s *Snapshot) bool {
+	return strings.EqualFold(s.Metadata().Configuration["delta.appendOnly"], "true")
 }

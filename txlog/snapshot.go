@@ -22,6 +22,7 @@ type Snapshot struct {
 	metadata *action.Metadata
 	schema   *action.Schema
 	bytes    int64
+	recent   recentAdds
 
 	copying sync.Mutex // serialises Copy, which marks the source too
 	files   *btree.Map[string, *action.Add]
@@ -118,7 +119,7 @@ func (s *Snapshot) clone() *Snapshot {
 	defer s.copying.Unlock()
 	return &Snapshot{
 		version: s.version, ict: s.ict, txnID: s.txnID,
-		protocol: s.protocol, metadata: s.metadata, schema: s.schema, bytes: s.bytes,
+		protocol: s.protocol, metadata: s.metadata, schema: s.schema, bytes: s.bytes, recent: s.recent,
 		files: s.files.Copy(), tombs: s.tombs.Copy(), txns: s.txns.Copy(), domains: s.domains.Copy(),
 	}
 }
@@ -144,6 +145,7 @@ func (s *Snapshot) apply(v action.Version, c *action.Commit) (*Snapshot, error) 
 	if err := n.replay(c); err != nil {
 		return nil, err
 	}
+	n.recent = s.recent.then(v, c)
 	if err := n.finish(); err != nil {
 		return nil, err
 	}

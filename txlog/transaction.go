@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,6 +39,9 @@ type Transaction struct {
 	txns         []action.SetTransaction
 	domains      []action.DomainMetadata
 	requirements []Requirement
+	// restore, if set, makes the adds and removes anew for what the
+	// transaction comes to follow.
+	restore *Restore
 }
 
 // Begin starts a transaction that was planned on base. Every file that it
@@ -72,8 +76,10 @@ func (t *Transaction) RemoveDomain(domain string) {
 	t.domains = append(t.domains, action.DomainMetadata{Domain: domain, Removed: true})
 }
 
-// AddColumns makes sure that the schema has these columns; those that it has
-// already must have the same type.
+// AddColumns makes sure that the schema has these columns, which must be
+// nullable: what others added meanwhile is merged. A column that is there with
+// another type, or under a name that differs in case only, which Delta takes
+// for the same, fails the commit with ErrSchemaConflict.
 func (t *Transaction) AddColumns(fields ...action.Field) { t.columns = append(t.columns, fields...) }
 
 // Require adds conditions on the version that the transaction will follow.
@@ -83,13 +89,14 @@ func (t *Transaction) Require(r ...Requirement) { t.requirements = append(t.requ
 // the happy path it costs one conditional put, shared with the transactions
 // that waited for the same one. When it returns nil the version is durable.
 //
-// Errors: one of a failed requirement; ErrReadOnly; ErrTableExists (Create);
+// Errors: one of a failed requirement; ErrReadOnly, ErrAppendOnly;
+// ErrTableExists (Create); ErrQueueFull;
 // storage.ErrUnknownOutcome when ctx ended while it was not known whether the
 // entry exists: the next load settles it, by ID. A context that ends before
 // the entry is sent gives the context's error, and nothing was committed.
 func (t *Transaction) Commit(ctx context.Context) (*Snapshot, error) {
-	if len(t.adds)+len(t.removes) > maxGroupActions {
-		return nil, fmt.Errorf("commit %s: %d file actions exceed the limit of %d", t.op.Name, len(t.adds)+len(t.removes), maxGroupActions)
+	if n := t.actions(); n > maxGroupActions {
+		return nil, fmt.Errorf("commit %s: %d file actions exceed the limit of %d", t.op.Name, n, maxGroupActions)
 	}
 	s, err := t.log.commit(ctx, t)
 	if err != nil {
@@ -98,72 +105,117 @@ func (t *Transaction) Commit(ctx context.Context) (*Snapshot, error) {
 	return s, nil
 }
 
-// follow checks that t may follow head and appends its actions to c. It does
-// not change c if it returns an error.
-func (t *Transaction) follow(head *Snapshot, c *action.Commit, now time.Time) error {
+// actions counts the file actions.
+func (t *Transaction) actions() int { return len(t.adds) + len(t.removes) }
+
+// follow returns t's own actions, if it may follow head.
+func (t *Transaction) follow(head *Snapshot, now time.Time) (*action.Commit, error) {
 	if t.metadata != nil {
 		if head.Version() >= 0 {
-			return ErrTableExists
+			return nil, ErrTableExists
 		}
 	} else if err := checkWritable(head.Protocol()); err != nil {
-		return err
+		return nil, err
 	}
 	base := t.base
 	if base == nil {
 		base = head
 	}
+	if err := t.check(base, head, now, func(r Requirement) bool { return !aboutNewFiles(r) }); err != nil {
+		return nil, err
+	}
+	c := &action.Commit{
+		Protocol: t.protocol, Metadata: t.metadata,
+		Txns: slices.Clone(t.txns), Domains: slices.Clone(t.domains),
+		Removes: slices.Clone(t.removes), Adds: slices.Clone(t.adds),
+	}
+	if t.restore != nil {
+		if err := t.restore.follow(head, c); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.checkFiles(head, c); err != nil {
+		return nil, err
+	}
+	// Last, since where an input is gone a file often came in its place, and
+	// that it is gone says more.
+	if err := t.check(base, head, now, aboutNewFiles); err != nil {
+		return nil, err
+	}
+	if t.metadata == nil {
+		var err error
+		if c.Metadata, err = t.grow(head); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (t *Transaction) check(base, head *Snapshot, now time.Time, which func(Requirement) bool) error {
 	for _, r := range t.requirements {
+		if !which(r) {
+			continue
+		}
 		if err := r.check(base, head, now); err != nil {
 			return err
 		}
 	}
-	for i := range t.removes {
-		if err := FilesLive(t.removes[i].Key()).check(base, head, now); err != nil {
+	return nil
+}
+
+func aboutNewFiles(r Requirement) bool {
+	_, ok := r.(noNewFiles)
+	return ok
+}
+
+// checkFiles applies the rules that every transaction is under: what it
+// removes is live, what it adds is not, and no data leaves a table that only
+// grows.
+func (t *Transaction) checkFiles(head *Snapshot, c *action.Commit) error {
+	removed := make(map[action.Key]bool, len(c.Removes))
+	for i := range c.Removes {
+		r := &c.Removes[i]
+		if err := FilesLive(r.Key()).check(nil, head, time.Time{}); err != nil {
 			return err
 		}
+		if r.DataChange && appendOnly(head) {
+			return fmt.Errorf("%w: %s cannot be removed", ErrAppendOnly, r.Path)
+		}
+		removed[r.Key()] = true
 	}
-	for i := range t.adds {
-		if _, live := head.File(t.adds[i].Key()); live && !slices.ContainsFunc(t.removes, func(r action.Remove) bool { return r.Key() == t.adds[i].Key() }) {
-			return fmt.Errorf("%w: %s is live already", ErrConflict, t.adds[i].Path)
+	for i := range c.Adds {
+		k := c.Adds[i].Key()
+		if _, live := head.File(k); live && !removed[k] {
+			return fmt.Errorf("%w: %s is live already", ErrConflict, k.Path)
 		}
 	}
-	meta, err := t.grow(head)
-	if err != nil {
-		return err
-	}
-	if t.metadata != nil {
-		meta = t.metadata
-	}
-	if t.protocol != nil {
-		c.Protocol = t.protocol
-	}
-	if meta != nil {
-		c.Metadata = meta
-	}
-	c.Txns = append(c.Txns, t.txns...)
-	c.Domains = append(c.Domains, t.domains...)
-	c.Removes = append(c.Removes, t.removes...)
-	c.Adds = append(c.Adds, t.adds...)
 	return nil
 }
 
 // grow returns the metadata with the columns that head lacks, nil if it has
 // them all.
 func (t *Transaction) grow(head *Snapshot) (*action.Metadata, error) {
-	var missing []action.Field
-	for _, f := range t.columns {
-		have := head.Schema().Field(f.Name)
-		switch {
-		case have == nil:
-			missing = append(missing, f)
-		case !bytes.Equal(have.Type, f.Type):
-			return nil, fmt.Errorf("%w: column %q has type %s, not %s", ErrSchemaConflict, f.Name, have.Type, f.Type)
-		}
-	}
-	if missing == nil {
+	if len(t.columns) == 0 {
 		return nil, nil
 	}
-	schema := action.Schema{Fields: append(slices.Clone(head.Schema().Fields), missing...)}
+	fields := slices.Clone(head.Schema().Fields)
+	for _, f := range t.columns {
+		i := slices.IndexFunc(fields, func(have action.Field) bool { return sameName(have.Name, f.Name) })
+		switch {
+		case i < 0 && !f.Nullable:
+			return nil, fmt.Errorf("%w: column %q must be nullable, since there are rows without it", ErrSchemaConflict, f.Name)
+		case i < 0:
+			fields = append(fields, f)
+		case fields[i].Name != f.Name:
+			return nil, fmt.Errorf("%w: columns %q and %q differ in case only", ErrSchemaConflict, fields[i].Name, f.Name)
+		case !bytes.Equal(fields[i].Type, f.Type):
+			return nil, fmt.Errorf("%w: column %q has type %s, not %s", ErrSchemaConflict, f.Name, fields[i].Type, f.Type)
+		}
+	}
+	if len(fields) == len(head.Schema().Fields) {
+		return nil, nil
+	}
+	schema := action.Schema{Fields: fields}
 	text, err := schema.Encode()
 	if err != nil {
 		return nil, err
@@ -173,7 +225,13 @@ func (t *Transaction) grow(head *Snapshot) (*action.Metadata, error) {
 	return &m, nil
 }
 
-// info describes the entry that the members of a group share.
+// sameName reports whether some engine takes two column names for the same:
+// by Unicode's folding or by lower-casing, which differ for a few letters.
+func sameName(a, b string) bool {
+	return strings.EqualFold(a, b) || strings.ToLower(a) == strings.ToLower(b)
+}
+
+// entryInfo describes the entry that the members of a group share.
 func entryInfo(group []*pending, c *action.Commit, head *Snapshot, ict int64, engine string) *action.CommitInfo {
 	op := group[0].t.op
 	blind := true

@@ -161,8 +161,7 @@ type Log struct {
 	mu        sync.Mutex // guards the fields below
 	head      *Snapshot  // latest version known
 	confirmed time.Time  // local clock when head was last seen to be the latest
-	queue     []*pending // transactions that wait for the commit loop
-	looping   bool       // a commit loop is running
+	commits   commitQueue
 	upkeep    []*Snapshot
 	due       chan struct{} // signals Run that upkeep is not empty
 }

@@ -186,7 +186,7 @@ func TestRequirements(t *testing.T) {
 		{"same column, other type", column("string"), column("long"), txlog.ErrSchemaConflict},
 		{"column that clashes", column("string"), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), txlog.ErrSchemaConflict},
 		{"column that does not", write(func(tx *txlog.Transaction) {
-			tx.AddColumns(action.Field{Name: "host", Type: action.PrimitiveType("string")})
+			tx.AddColumns(action.Field{Name: "host", Type: action.PrimitiveType("string"), Nullable: true})
 		}), write(func(tx *txlog.Transaction) { tx.Require(txlog.SchemaAllows(noPod)) }), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
