@@ -7,12 +7,14 @@ FUZZTIME    ?= 20s
 PKG         ?= ./...
 
 VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# AGPL: a program that tests run, never linked.
+MINIO       := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
+.PHONY: interop-minio help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -68,6 +70,9 @@ interop-engines: build $(TOOLS)/venv $(TOOLS)/jars $(TOOLS)/bin/versitygw ## del
 golden: ## tables of other engines: files, versions and rows as the manifests say
 	cd internal/golden && $(GO) test -count=1 -timeout 20m
 
+interop-minio: $(TOOLS)/bin/minio ## the S3 tests, sixteen processes included, on MinIO
+	CARDINAL_S3=minio $(GO) test -count=1 -v -run 'TestConformance|ThroughFaults|TestOpenS3|TestSixteenProcesses' ./storage/s3 ./storage/storeurl ./txlog
+
 ci: ## all that must hold before a change lands
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(MAKE) build lint test demo
@@ -77,6 +82,9 @@ clean: ## remove what was built
 
 $(TOOLS)/bin/versitygw:
 	GOBIN=$(TOOLS)/bin $(GO) install $(VERSITYGW)
+
+$(TOOLS)/bin/minio:
+	GOBIN=$(TOOLS)/bin $(GO) install -p=1 $(MINIO)
 
 $(TOOLS)/bin/prometheus:
 	GOBIN=$(TOOLS)/bin $(GO) install -tags remove_all_sd $(PROMETHEUS)

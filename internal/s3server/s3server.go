@@ -1,9 +1,10 @@
-// Package s3server runs versitygw, an S3 server over a directory, as a child
-// process: for tests and for the demo against S3.
+// Package s3server runs an S3 server over a directory as a child process: for
+// tests and for the demo against S3.
 //
-// It stands on nothing of ours. The server listens on a free port of the
-// loopback interface, with credentials made for the occasion and one bucket.
-// It is found in $CARDINAL_TOOLS, or in .tools/bin beside go.mod.
+// It stands on nothing of ours. The server is versitygw, or minio where
+// $CARDINAL_S3 says so, found in $CARDINAL_TOOLS or in .tools/bin beside
+// go.mod. It listens on a free port of the loopback interface, with credentials
+// made for the occasion and one bucket.
 //
 // It must never end a process that it did not start.
 package s3server
@@ -31,12 +32,56 @@ import (
 )
 
 // ErrNotInstalled: the server's program was not found.
-var ErrNotInstalled = errors.New("versitygw is not installed")
+var ErrNotInstalled = errors.New("the S3 server is not installed")
+
+// kind is how one program is run.
+type kind struct {
+	program string
+	args    func(address, dir string) []string
+	env     func(accessKey, secretKey string) []string
+}
+
+// kinds are what $CARDINAL_S3 may name; the first is the default.
+var kinds = []kind{
+	{
+		program: "versitygw",
+		args: func(address, dir string) []string {
+			return []string{"--port", address, "--region", region, "--keep-alive", "--quiet", "posix", dir}
+		},
+		env: func(accessKey, secretKey string) []string {
+			return []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey}
+		},
+	},
+	{
+		program: "minio",
+		args: func(address, dir string) []string {
+			// It would make a directory for certificates in the home directory.
+			return []string{"server", "--quiet", "--address", address, "--certs-dir", filepath.Join(dir, ".certs"), dir}
+		},
+		env: func(accessKey, secretKey string) []string {
+			return []string{
+				"MINIO_ROOT_USER=" + accessKey, "MINIO_ROOT_PASSWORD=" + secretKey, "MINIO_SITE_REGION=" + region,
+				"MINIO_BROWSER=off", "MINIO_UPDATE=off",
+				"MINIO_CI_CD=1", // takes a directory beside the system's files
+			}
+		},
+	},
+}
+
+// chosen is the kind that $CARDINAL_S3 names.
+func chosen() (kind, error) {
+	name := os.Getenv("CARDINAL_S3")
+	for _, k := range kinds {
+		if name == "" || name == k.program {
+			return k, nil
+		}
+	}
+	return kind{}, fmt.Errorf("CARDINAL_S3 names no server that we can run: %q", name)
+}
 
 const (
-	program = "versitygw"
-	region  = "us-east-1"
-	bucket  = "cardinal"
+	region = "us-east-1"
+	bucket = "cardinal"
 
 	startTimeout = 20 * time.Second
 	stopTimeout  = 5 * time.Second
@@ -49,6 +94,7 @@ type Server struct {
 	Bucket    string // exists, and is empty at first
 	AccessKey string
 	SecretKey string
+	Program   string // versitygw or minio
 
 	cmd    *exec.Cmd
 	output *tail
@@ -60,6 +106,14 @@ type Server struct {
 
 // Find returns the path of the server's program.
 func Find() (string, error) {
+	k, err := chosen()
+	if err != nil {
+		return "", err
+	}
+	return k.find()
+}
+
+func (k kind) find() (string, error) {
 	var dirs []string
 	if dir := os.Getenv("CARDINAL_TOOLS"); dir != "" {
 		dirs = append(dirs, dir)
@@ -68,12 +122,12 @@ func Find() (string, error) {
 		dirs = append(dirs, filepath.Join(root, ".tools", "bin"))
 	}
 	for _, dir := range dirs {
-		path := filepath.Join(dir, program)
+		path := filepath.Join(dir, k.program)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%w: looked in %q", ErrNotInstalled, dirs)
+	return "", fmt.Errorf("%w: looked for %s in %q", ErrNotInstalled, k.program, dirs)
 }
 
 // moduleRoot is the directory of go.mod, at or above the working directory.
@@ -97,36 +151,43 @@ func moduleRoot() (string, bool) {
 // Start runs a server that keeps its objects in dir, which must exist, and
 // returns when it serves. The caller stops it; the end of ctx kills it.
 func Start(ctx context.Context, dir string) (*Server, error) {
-	path, err := Find()
+	k, err := chosen()
 	if err != nil {
 		return nil, err
+	}
+	path, err := k.find()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("start %s: %w", k.program, err)
 	}
 	// Between our look for a free port and the server's use of it another
 	// process may take it.
 	const tries = 3
 	for try := 1; ; try++ {
-		s, err := start(ctx, path, dir)
+		s, err := k.start(ctx, path, dir)
 		if err == nil {
 			return s, nil
 		}
 		if try == tries || ctx.Err() != nil {
-			return nil, fmt.Errorf("start %s: %w", program, err)
+			return nil, fmt.Errorf("start %s: %w", k.program, err)
 		}
 	}
 }
 
-func start(ctx context.Context, path, dir string) (*Server, error) {
+func (k kind) start(ctx context.Context, path, dir string) (*Server, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		Endpoint: "http://" + address, Region: region, Bucket: bucket,
-		AccessKey: rand.Text(), SecretKey: rand.Text(),
+		AccessKey: rand.Text(), SecretKey: rand.Text(), Program: k.program,
 		output: &tail{limit: 4 << 10}, exited: make(chan struct{}),
 	}
-	s.cmd = exec.CommandContext(ctx, path, "--port", address, "--region", region, "--keep-alive", "--quiet", "posix", dir)
-	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+	s.cmd = exec.CommandContext(ctx, path, k.args(address, dir)...)
+	s.cmd.Env = append(os.Environ(), k.env(s.AccessKey, s.SecretKey)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	s.cmd.SysProcAttr = processAttributes()
 	s.cmd.WaitDelay = stopTimeout
@@ -206,7 +267,7 @@ func (s *Server) Stop() error {
 
 func (s *Server) end() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("stop %s: %w", program, err)
+		return fmt.Errorf("stop %s: %w", s.Program, err)
 	}
 	select {
 	case <-s.exited:
@@ -214,7 +275,7 @@ func (s *Server) end() error {
 	case <-time.After(stopTimeout):
 	}
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill %s: %w", program, err)
+		return fmt.Errorf("kill %s: %w", s.Program, err)
 	}
 	<-s.exited
 	return nil

@@ -87,3 +87,13 @@ func TestNotInstalled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestUnknownKind(t *testing.T) {
+	t.Setenv("CARDINAL_S3", "ftp")
+	if _, err := s3server.Find(); err == nil || errors.Is(err, s3server.ErrNotInstalled) {
+		t.Error(err)
+	}
+	if _, err := s3server.Start(t.Context(), t.TempDir()); err == nil || errors.Is(err, s3server.ErrNotInstalled) {
+		t.Error(err)
+	}
+}

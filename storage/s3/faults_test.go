@@ -56,7 +56,7 @@ func TestConformanceThroughFaults(t *testing.T) {
 		r.When, r.Probability = faultproxy.Unconditional, 0.02
 		rules = append(rules, r)
 	}
-	p, server := throughProxy(t, storetest.StartVersityGW(t), rules...)
+	p, server := throughProxy(t, storetest.StartS3(t), rules...)
 	var n atomic.Int64
 	storetest.Run(t, func(t *testing.T) storage.Store {
 		s := open(t, server, fmt.Sprintf("some/prefix/%d", n.Add(1)))
@@ -73,7 +73,7 @@ func TestConformanceThroughFaults(t *testing.T) {
 // reported as of unknown outcome, and the object tells what came of it. A
 // retrying decorator changes nothing of that.
 func TestConditionalPutsThroughFaults(t *testing.T) {
-	server := storetest.StartVersityGW(t)
+	server := storetest.StartS3(t)
 	plain := open(t, server, "p")
 	for _, c := range []struct {
 		name    string
@@ -138,7 +138,7 @@ func TestConditionalPutsThroughFaults(t *testing.T) {
 
 // Reads that break are told so, and never give a part for the whole.
 func TestReadsThroughFaults(t *testing.T) {
-	server := storetest.StartVersityGW(t)
+	server := storetest.StartS3(t)
 	plain := open(t, server, "p")
 	for i := range 3 {
 		if _, err := plain.PutIfAbsent(t.Context(), fmt.Sprintf("k%d", i), []byte("0123456789")); err != nil {

@@ -362,8 +362,8 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // when the consumer has taken the one before.
 func (s *Store) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.ObjectInfo, error] {
 	return func(yield func(storage.ObjectInfo, error) bool) {
-		if validPart(prefix) != prefix {
-			return // no key begins so
+		if !beginsKey(prefix) {
+			return
 		}
 		// Ask from what the protocol can carry on, and drop what is too early.
 		from := validPart(startAfter)

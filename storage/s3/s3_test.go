@@ -27,7 +27,7 @@ func open(t *testing.T, server *s3server.Server, prefix string) *s3.Store {
 }
 
 func TestConformance(t *testing.T) {
-	server := storetest.StartVersityGW(t)
+	server := storetest.StartS3(t)
 	var n atomic.Int64
 	storetest.Run(t, func(t *testing.T) storage.Store {
 		return open(t, server, fmt.Sprintf("some/prefix/%d", n.Add(1)))

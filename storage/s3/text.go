@@ -1,6 +1,9 @@
 package s3
 
-import "unicode/utf8"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // notInXML reports characters that no key can hold, see storage.ValidateKey.
 func notInXML(r rune) bool {
@@ -17,4 +20,19 @@ func validPart(s string) string {
 		}
 	}
 	return s
+}
+
+// beginsKey reports whether some key can begin with prefix. Servers refuse to
+// list what cannot be a path (minio does), where there simply is nothing.
+func beginsKey(prefix string) bool {
+	if validPart(prefix) != prefix {
+		return false
+	}
+	elements := strings.Split(prefix, "/")
+	for _, element := range elements[:len(elements)-1] { // the last may go on
+		if element == "" || element == "." || element == ".." {
+			return false
+		}
+	}
+	return true
 }

@@ -1,7 +1,7 @@
 // Package storetest is the one conformance suite of storage.Store: every
 // backend and every decorator passes it.
 //
-// It stands on storage only (and, for [StartVersityGW], on internal/s3server)
+// It stands on storage only (and, for [StartS3], on internal/s3server)
 // and tests what the contract promises, never how a backend does it.
 package storetest
 

@@ -119,7 +119,7 @@ func TestOpenMem(t *testing.T) {
 
 // The whole way: URL, AWS chain, server.
 func TestOpenS3(t *testing.T) {
-	server := storetest.StartVersityGW(t)
+	server := storetest.StartS3(t)
 	for _, setting := range server.Env() {
 		name, value, _ := strings.Cut(setting, "=")
 		t.Setenv(name, value)
