@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,9 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/internal/merge"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 	"cardinalsin/storage"
@@ -252,6 +255,106 @@ func TestColumnLimit(t *testing.T) {
 	}
 	if got, want := len(latest(t, store).Schema().Fields), len(chunk.BaseSchema().Fields)+3; got != want {
 		t.Errorf("%d columns, want %d", got, want)
+	}
+}
+
+// A flush takes its number and then hangs, for longer than the compactor waits
+// for such a one (Policy.Settle). Meanwhile another writer flushes, and the
+// hanging writer's earlier file is merged with that. The merged file ranks as
+// its newest part; so the flush must take a new number, or the writer's older
+// value would win over its newer one.
+func TestMergedPastAHangingFlush(t *testing.T) {
+	for name, back := range map[string]time.Duration{
+		"clock runs on":            0,
+		"clock of another is fast": 2 * time.Minute, // and the number comes from that
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(1_700_000_000, 0)
+			clock := func() time.Time { return now }
+			store := mem.New(mem.Options{Now: clock})
+			createTable(t, store)
+			f := fault.New(store)
+			log, err := txlog.Open(t.Context(), f, root, txlog.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ev FlushEvent
+			w := openWriter(t, log, openWAL(t, t.TempDir()), Options{Events: Events{FlushEnd: func(e FlushEvent) { ev = e }}})
+			other := openWriter(t, openTable(t, store), openWAL(t, t.TempDir()), Options{})
+			mustAppend(t, w, one("m", nil, at0(1, 1)))
+			mustFlush(t, w)
+
+			now = now.Add(time.Second)
+			mustAppend(t, w, one("m", nil, at0(1, 2)))
+			f.Inject(fault.Fault{Op: storage.OpPutIfAbsent, Mode: fault.Pass, OnCall: func(context.Context, fault.Call) {
+				now = now.Add(2 * time.Minute)
+				mustAppend(t, other, one("m", nil, at0(2, 3)))
+				mustFlush(t, other)
+				mergeAll(t, store)
+				now = now.Add(-back)
+			}})
+			mustFlush(t, w)
+			if got, want := mergedTable(t, store), "1+0=2 2+0=3"; got != want {
+				t.Errorf("table shows %q, want %q", got, want)
+			}
+			if ev.Conflicts != 1 {
+				t.Errorf("event %+v, want one conflict", ev)
+			}
+			// What is merged later ranks the same.
+			mergeAll(t, store)
+			if got, want := mergedTable(t, store), "1+0=2 2+0=3"; got != want {
+				t.Errorf("merged again the table shows %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// mergeAll does to a table of one day and shard what a compactor does.
+func mergeAll(t *testing.T, store storage.Store) {
+	t.Helper()
+	log := openTable(t, store)
+	snap := latest(t, store)
+	tx := log.Begin(snap, txlog.Operation{Name: "OPTIMIZE"})
+	var sources []merge.Source
+	var tags chunk.Tags
+	var values action.Object
+	for a := range snap.Files() {
+		in, _, err := chunk.ParseTags(a.Tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, merge.Source{Rank: merge.Rank{Order: in.Order.Hi, Tie: a.Path}, Series: merge.Slice(readFile(t, log, a))})
+		if len(sources) == 1 {
+			tags.Order = in.Order
+		}
+		tags.Order, tags.WAL, values = tags.Order.Union(in.Order), append(tags.WAL, in.WAL...), a.PartitionValues
+		tx.Remove(a.Tombstone(false))
+	}
+	layout, err := chunk.LayoutOf(snap.Schema())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := chunk.Encode(chunk.Options{}, layout, merge.Sources(sources...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats, err := out.Stats.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags.WAL, tags.Time, tags.Keys, tags.Level = chunk.MergeWAL(tags.WAL), out.Time, out.Keys, 1
+	date, _ := values.Get(chunk.ColumnDate)
+	id, _ := values.Get(chunk.ColumnShard)
+	add := action.Add{
+		Path: fmt.Sprintf("date=%s/shard=%s/merged-%d.parquet", date, id, snap.Version()), PartitionValues: values,
+		Size: int64(len(out.Data)), Stats: stats, Tags: tags.Encode(),
+	}
+	if _, err := store.Put(t.Context(), root+"/"+add.Path, bytes.NewReader(out.Data)); err != nil {
+		t.Fatal(err)
+	}
+	tx.Add(add)
+	if _, err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -189,6 +190,7 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 		txlog.TransactionAt(w.app, int64(w.committed)),
 		txlog.DomainUnchanged(shard.Domain),
 		txlog.UploadedSince(began, w.opts.MinOrphanAge/2),
+		txlog.NoNewFiles(w.outranks(w.order)),
 	)
 	// COMMIT POINT: a crash before it leaves orphans, one after it leaves WAL
 	// records that recovery skips.
@@ -299,7 +301,21 @@ func (w *Writer) truncate() error {
 	return nil
 }
 
-// setBase takes a version to plan the next flush on.
+// outranks tells the files that have rows of ours and rank no lower than a
+// flush of that order. If one came since the base, our earlier rows were merged
+// with another writer's later ones while this flush was on its way, and would
+// win over its rows: it must take a number anew. The base has no such file, see
+// setBase.
+func (w *Writer) outranks(order int64) func(*action.Add) bool {
+	id := w.wal.Writer().String()
+	return func(a *action.Add) bool {
+		hi, err := orderWith(a, id)
+		return err != nil || hi >= order
+	}
+}
+
+// setBase takes a version to plan the next flush on, which must rank above
+// every file in it that has rows of ours.
 func (w *Writer) setBase(snap *txlog.Snapshot) error {
 	conf, ok := snap.Domain(shard.Domain)
 	if !ok {
@@ -309,26 +325,45 @@ func (w *Writer) setBase(snap *txlog.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("version %d: %w", int64(snap.Version()), err)
 	}
-	w.base = snap
+	came := snap.Files()
+	if w.base != nil {
+		came = snap.AddedSince(w.base)
+	}
+	last, err := lastOrder(came, w.wal.Writer().String())
+	if err != nil {
+		return err
+	}
+	w.base, w.order = snap, max(w.order, last)
 	w.shards.Store(&m)
 	return nil
 }
 
-// lastOrder is the greatest flush number of the writer's live files, compacted
-// ones included. Cost: a look at every live file, once at Open.
-func lastOrder(snap *txlog.Snapshot, writer string) (int64, error) {
+// lastOrder is the greatest flush number of those files that have rows of the
+// writer, compacted ones included; 0 if none has.
+func lastOrder(files iter.Seq[*action.Add], writer string) (int64, error) {
 	last := int64(0)
-	for a := range snap.Files() {
-		if !strings.Contains(string(a.Tags), writer) {
-			continue // cheaper than to parse the tags of a million files
-		}
-		t, ok, err := chunk.ParseTags(a.Tags)
+	for a := range files {
+		hi, err := orderWith(a, writer)
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", a.Path, err)
+			return 0, err
 		}
-		if ok {
-			last = max(last, t.Order.Hi)
-		}
+		last = max(last, hi)
 	}
 	return last, nil
+}
+
+// orderWith is the upper end of a file's order if it has rows of the writer,
+// else -1.
+func orderWith(a *action.Add, writer string) (int64, error) {
+	if !strings.Contains(string(a.Tags), writer) {
+		return -1, nil // cheaper than to parse the tags of a million files
+	}
+	t, ok, err := chunk.ParseTags(a.Tags)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", a.Path, err)
+	}
+	if !ok {
+		return -1, nil
+	}
+	return t.Order.Hi, nil
 }

@@ -243,7 +243,7 @@ type Writer struct {
 	base      *txlog.Snapshot // what the next flush is planned on; its txn of ours is committed
 	committed wal.Sequence    // last in the table
 	truncated wal.Sequence    // last that the WAL was truncated through
-	order     int64           // last flush number
+	order     int64           // last flush number; no file in base with rows of ours ranks above it
 	doubtful  bool            // the table may have moved: settle first
 	fenced    error           // terminal
 }
@@ -286,9 +286,6 @@ func (w *Writer) recover(ctx context.Context) error {
 		return err
 	}
 	if err := w.setBase(snap); err != nil {
-		return err
-	}
-	if w.order, err = lastOrder(snap, w.wal.Writer().String()); err != nil {
 		return err
 	}
 	w.committed = w.progress(snap)
