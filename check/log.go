@@ -73,7 +73,7 @@ func (c *checker) replay(ctx context.Context, head *txlog.Snapshot) (damaged boo
 	if err != nil {
 		return damaged, err
 	}
-	if d := head.Diff(last); d != "" {
+	if d := head.FirstDifference(last); d != "" {
 		c.found(KindLog, c.log.CommitKey(head.Version()), "what this process knows differs from a replay: %s", d)
 	}
 	return damaged, flush()
@@ -130,7 +130,7 @@ func (c *checker) checkpoints(ctx context.Context, l *txlog.Listing, want *txlog
 		case err != nil:
 			return err
 		}
-		if d := want.Diff(got); d != "" {
+		if d := want.FirstDifference(got); d != "" {
 			c.found(KindCheckpoint, ref.Keys[0], "a replay and it differ: %s", d)
 		}
 		c.tombstones(ref.Keys[0], want, got)

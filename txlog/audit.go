@@ -17,6 +17,7 @@ import (
 // Listing is what the store shows of the log.
 type Listing struct {
 	Commits     []action.Version // ascending
+	Compactions []Compaction     // ascending by first, then last version
 	Checkpoints []checkpoint.Ref // complete ones, ascending
 	Checksums   []action.Version // ascending
 }
@@ -27,7 +28,13 @@ func (l *Log) List(ctx context.Context) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Listing{Commits: seg.commits, Checksums: seg.checksums}
+	out := &Listing{Checksums: seg.checksums}
+	for _, c := range seg.commits {
+		out.Commits = append(out.Commits, c.version)
+	}
+	for _, c := range seg.compactions {
+		out.Compactions = append(out.Compactions, c.Compaction)
+	}
 	for i := len(seg.checkpoints) - 1; i >= 0; i-- {
 		out.Checkpoints = append(out.Checkpoints, seg.checkpoints[i])
 	}
@@ -100,12 +107,12 @@ func (l *Log) Walk(ctx context.Context, from *checkpoint.Ref, v action.Version, 
 	return nil
 }
 
-// Diff names the first thing in which two snapshots differ as the table's
+// FirstDifference names the first thing in which two snapshots differ as the table's
 // state goes, "" if they are the same: version, protocol, metadata,
 // transactions, domains and live files with all that is known of them. What a
 // checkpoint does not keep is no difference: tombstones past retention,
 // dataChange, the time of the version.
-func (s *Snapshot) Diff(o *Snapshot) string {
+func (s *Snapshot) FirstDifference(o *Snapshot) string {
 	switch {
 	case s.version != o.version:
 		return fmt.Sprintf("version: %d, %d", int64(s.version), int64(o.version))
@@ -118,13 +125,13 @@ func (s *Snapshot) Diff(o *Snapshot) string {
 	case !sameMetadata(s.metadata, o.metadata):
 		return "metadata"
 	}
-	if d := diffTrees("transaction", s.txns, o.txns, func(a, b action.SetTransaction) bool { return a == b }); d != "" {
+	if d := diffMaps("transaction", s.txns, o.txns, func(a, b action.SetTransaction) bool { return a == b }); d != "" {
 		return d
 	}
-	if d := diffTrees("domain", s.domains, o.domains, func(a, b string) bool { return a == b }); d != "" {
+	if d := diffMaps("domain", s.domains, o.domains, func(a, b string) bool { return a == b }); d != "" {
 		return d
 	}
-	return diffTrees("file", s.files, o.files, sameAdd)
+	return diffFiles(s, o)
 }
 
 func sameMetadata(a, b *action.Metadata) bool {
@@ -160,7 +167,36 @@ func sameObject(a, b action.Object) bool {
 	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
 }
 
-func diffTrees[V any](what string, a, b *btree.Map[string, V], same func(V, V) bool) (diff string) {
+// diffFiles walks both sets side by side; what is packed alike is alike, if
+// both number partition values alike.
+func diffFiles(s, o *Snapshot) string {
+	i, j := s.files.tree.Iter(), o.files.tree.Iter()
+	defer i.Release()
+	defer j.Release()
+	valuesI, valuesJ := *s.values.texts.Load(), *o.values.texts.Load()
+	var f, g file
+	x, y := i.First(), j.First()
+	for x || y {
+		switch {
+		case !y || x && less(i.Item(), j.Item()):
+			return fmt.Sprintf("file %q is only in the first", i.Item().key())
+		case !x || less(j.Item(), i.Item()):
+			return fmt.Sprintf("file %q is only in the second", j.Item().key())
+		}
+		i.Item().unpack(valuesI, &f)
+		j.Item().unpack(valuesJ, &g)
+		var a, b action.Add
+		f.add(&a)
+		g.add(&b)
+		if !sameAdd(&a, &b) {
+			return fmt.Sprintf("file %q: %+v, %+v", a.Path, a, b)
+		}
+		x, y = i.Next(), j.Next()
+	}
+	return ""
+}
+
+func diffMaps[V any](what string, a, b *btree.Map[string, V], same func(V, V) bool) (diff string) {
 	i, j := a.Iter(), b.Iter()
 	x, y := i.First(), j.First()
 	for x || y {

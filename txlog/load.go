@@ -1,6 +1,7 @@
 package txlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,21 +29,36 @@ const (
 
 // segment is what a listing of the log shows, from some version on.
 type segment struct {
-	commits     []action.Version // ascending
+	commits     []commitObject   // ascending
+	compactions []compactObject  // ascending by first, then last version
 	checkpoints []checkpoint.Ref // newest first
 	checksums   []action.Version // ascending
 }
 
+type commitObject struct {
+	version action.Version
+	size    int64 // bytes
+}
+
+type compactObject struct {
+	Compaction
+	size int64 // bytes
+}
+
 func (s *segment) has(v action.Version) bool {
-	_, ok := slices.BinarySearch(s.commits, v)
+	_, ok := s.find(v)
 	return ok
+}
+
+func (s *segment) find(v action.Version) (int, bool) {
+	return slices.BinarySearchFunc(s.commits, v, func(o commitObject, v action.Version) int { return cmp.Compare(o.version, v) })
 }
 
 // last is the greatest version of any commit or checkpoint, -1 for none.
 func (s *segment) last() action.Version {
 	v := action.Version(-1)
 	if n := len(s.commits); n > 0 {
-		v = s.commits[n-1]
+		v = s.commits[n-1].version
 	}
 	if len(s.checkpoints) > 0 {
 		v = max(v, s.checkpoints[0].Version)
@@ -80,9 +96,13 @@ func (l *Log) list(ctx context.Context, after, upTo action.Version) (*segment, e
 		}
 		switch {
 		case name[20:] == ".json":
-			seg.commits = append(seg.commits, v)
+			seg.commits = append(seg.commits, commitObject{v, o.Size})
 		case name[20:] == ".crc":
 			seg.checksums = append(seg.checksums, v)
+		case strings.HasSuffix(name, compactedSuffix):
+			if c, ok := parseCompaction(name); ok && c.Last <= upTo {
+				seg.compactions = append(seg.compactions, compactObject{c, o.Size})
+			}
 		case strings.Contains(name, ".checkpoint."):
 			objs = append(objs, o)
 		}
@@ -91,22 +111,34 @@ func (l *Log) list(ctx context.Context, after, upTo action.Version) (*segment, e
 	return seg, nil
 }
 
+// listBack is how many versions before the one wanted are listed first, where
+// no hint helps: with their checksums they fit one page of 1,000 keys.
+const listBack = 450
+
 // load builds the snapshot at version upTo, or the latest one. It lists from
-// the hint, if there is a usable one, and takes the newest checkpoint that it
-// can read and the commits after it; a damaged checkpoint costs a fallback to
-// the one before, at last to version 0.
+// the hint, if there is a usable one, or from a little before upTo, and takes
+// the newest checkpoint that it can read and the commits after it; a damaged
+// checkpoint costs a fallback to the one before, at last to version 0.
 func (l *Log) load(ctx context.Context, upTo action.Version) (*Snapshot, error) {
 	hint, ok, err := checkpoint.ReadHint(ctx, l.store, l.Dir())
 	if err != nil {
 		return nil, fmt.Errorf("read the checkpoint hint: %w", err)
 	}
+	after := action.Version(-1)
 	if ok && 0 < hint.Version && hint.Version <= upTo {
-		seg, err := l.list(ctx, hint.Version-1, upTo)
+		after = hint.Version - 1
+	} else if upTo != latest {
+		after = max(upTo-listBack, 0) - 1
+	}
+	if after >= 0 {
+		seg, err := l.list(ctx, after, upTo)
 		if err != nil {
 			return nil, err
 		}
-		if s, err := l.rebuild(ctx, seg, upTo); err == nil || !isCorrupt(err) && !errors.Is(err, ErrVersionVacuumed) && !errors.Is(err, ErrNotTable) {
-			return s, err
+		if len(seg.checkpoints) > 0 {
+			if s, err := l.rebuild(ctx, seg, upTo); err == nil || !isCorrupt(err) && !errors.Is(err, ErrVersionVacuumed) && !errors.Is(err, ErrNotTable) {
+				return s, err
+			}
 		}
 		// The hint led nowhere; it is never trusted over the listing.
 	}
@@ -169,52 +201,190 @@ func (l *Log) oldest(ctx context.Context) action.Version {
 	return -1
 }
 
-// replayTail applies the commits after s up to target, in order. A missing
-// one is corruption: versions have no gaps.
-func (l *Log) replayTail(ctx context.Context, s *Snapshot, seg *segment, target action.Version) (*Snapshot, error) {
-	for v := s.version + 1; v <= target; v++ {
-		if !seg.has(v) {
-			return nil, fmt.Errorf("%w: commit %s is missing", action.ErrCorrupt, l.CommitKey(v))
+// step is one object to replay: a commit, or a compaction in place of some.
+type step struct {
+	Compaction
+	size int64
+}
+
+func (t *step) isCommit() bool { return t.First == t.Last }
+
+// steps chooses what leads from version after to target: at each version the
+// longest compaction that begins there, else the commit. What is neither is
+// missing, and that is corruption: versions have no gaps.
+func (l *Log) steps(seg *segment, bad map[Compaction]bool, after, target action.Version) ([]step, error) {
+	var out []step
+	compactions := seg.compactions
+	for v := after + 1; v <= target; {
+		next := step{Compaction: Compaction{First: v, Last: -1}}
+		for len(compactions) > 0 && compactions[0].First <= v {
+			c := &compactions[0]
+			compactions = compactions[1:]
+			if c.First == v && c.Last <= target && !bad[c.Compaction] {
+				next = step{c.Compaction, c.size} // the last one is the longest
+			}
 		}
+		if next.Last < 0 {
+			i, ok := seg.find(v)
+			if !ok {
+				return nil, fmt.Errorf("%w: commit %s is missing", action.ErrCorrupt, l.CommitKey(v))
+			}
+			next = step{Compaction{v, v}, seg.commits[i].size}
+		}
+		out = append(out, next)
+		v = next.Last + 1
 	}
-	for s.version < target {
-		n := min(int(target-s.version), 4*fetchers)
-		commits := make([]*action.Commit, n)
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(fetchers)
-		for i := range commits {
-			g.Go(func() (err error) {
-				commits[i], err = l.readCommit(gctx, s.version+1+action.Version(i))
-				return err
-			})
+	return out, nil
+}
+
+// fetchBytes bounds the size of the objects that are read at once, but for one.
+const fetchBytes = 64 << 20
+
+// replayTail applies the versions after s up to target, in order, to a copy
+// of s: versions in between are nobody's.
+func (l *Log) replayTail(ctx context.Context, s *Snapshot, seg *segment, target action.Version) (*Snapshot, error) {
+	if s.version >= target {
+		return s, nil
+	}
+	bad := map[Compaction]bool{}
+	todo, err := l.steps(seg, bad, s.version, target)
+	if err != nil {
+		return nil, err
+	}
+	s = s.clone()
+	last := todo[len(todo)-1]
+	for len(todo) > 0 {
+		n, size := 1, todo[0].size
+		for n < len(todo) && n < 4*fetchers && size+todo[n].size <= fetchBytes {
+			size += todo[n].size
+			n++
 		}
-		if err := g.Wait(); err != nil {
+		damage, err := l.replaySteps(ctx, s, todo[:n])
+		if err != nil {
 			return nil, err
 		}
-		for _, c := range commits {
-			next, err := s.apply(s.version+1, c)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", l.CommitKey(s.version+1), err)
+		if todo = todo[n:]; damage != nil {
+			bad[*damage] = true
+			if todo, err = l.steps(seg, bad, s.version, target); err != nil {
+				return nil, err
 			}
-			s = next
+			last = todo[len(todo)-1]
 		}
 	}
-	return s, nil
+	if !last.isCommit() {
+		if err := l.readInfo(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	s.recent = recentAdds{from: s.version}
+	return s, checkReadable(s.protocol)
+}
+
+// replaySteps reads objects at once and applies them to s. It stops before a
+// compaction that cannot be used, and returns it: the commits are there.
+func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damaged *Compaction, err error) {
+	entries := make([]*entry, len(steps))
+	damage := make([]error, len(steps))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i := range steps {
+		g.Go(func() (err error) {
+			if steps[i].isCommit() {
+				entries[i], err = l.readEntry(gctx, s.values, steps[i].First)
+				return err
+			}
+			entries[i], err = l.readCompaction(gctx, s.values, steps[i].Compaction)
+			if isCorrupt(err) || errors.Is(err, storage.ErrNotFound) {
+				damage[i], err = err, nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i := range steps {
+		t := &steps[i]
+		if damage[i] != nil {
+			l.opts.Logger.Warn("log compaction is damaged, reading the commits", "first", int64(t.First), "last", int64(t.Last), "err", damage[i])
+			return &t.Compaction, nil
+		}
+		if t.isCommit() {
+			if err := s.step(t.First, entries[i]); err != nil {
+				return nil, fmt.Errorf("%s: %w", l.CommitKey(t.First), err)
+			}
+			entries[i] = nil
+			continue
+		}
+		s.version = t.Last
+		s.replay(entries[i])
+		if err := s.finish(); err != nil {
+			return nil, fmt.Errorf("%s: %w", l.compactionKey(t.Compaction), err)
+		}
+		entries[i] = nil
+	}
+	return nil, nil
+}
+
+// readInfo completes a snapshot that no commit led to: a checkpoint and a
+// compaction lack the version's time and transaction. They are taken from its
+// commit, or from its checksum, where one of them is there.
+func (l *Log) readInfo(ctx context.Context, s *Snapshot) error {
+	s.txnID = ""
+	c, modified, err := l.readCommitAt(ctx, s.version)
+	switch {
+	case err == nil:
+		s.ict = 0 // the version before is not known
+		s.setInfo(c, modified)
+		return nil
+	case !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, action.ErrCorrupt):
+		return err
+	}
+	sum, ok, err := l.ReadChecksum(ctx, s.version)
+	if err != nil {
+		return err
+	}
+	if ok {
+		s.txnID = sum.TxnID
+		if sum.InCommitTimestamp != nil {
+			s.ict = *sum.InCommitTimestamp
+		}
+	}
+	return nil
 }
 
 // readCommit fetches and decodes one entry. Errors: storage.ErrNotFound,
 // action.ErrCorrupt naming the object.
 func (l *Log) readCommit(ctx context.Context, v action.Version) (*action.Commit, error) {
+	c, _, err := l.readCommitAt(ctx, v)
+	return c, err
+}
+
+// readCommitAt returns beside it when the store says it was written, in ms.
+func (l *Log) readCommitAt(ctx context.Context, v action.Version) (c *action.Commit, modified int64, err error) {
 	key := l.CommitKey(v)
-	data, _, err := l.store.Get(ctx, key)
+	data, info, err := l.store.Get(ctx, key)
 	if err != nil {
-		return nil, fmt.Errorf("read commit: %w", err)
+		return nil, 0, fmt.Errorf("read commit: %w", err)
 	}
-	c, err := action.Decode(data)
+	if c, err = action.Decode(data); err != nil {
+		return nil, 0, fmt.Errorf("read commit %s: %w", key, err)
+	}
+	return c, info.ModTime.UnixMilli(), nil
+}
+
+// readEntry reads a commit that is to be replayed.
+func (l *Log) readEntry(ctx context.Context, values *valueTable, v action.Version) (*entry, error) {
+	c, modified, err := l.readCommitAt(ctx, v)
 	if err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", key, err)
+		return nil, err
 	}
-	return c, nil
+	e, err := prepare(values, c)
+	if err != nil {
+		return nil, fmt.Errorf("read commit %s: %w", l.CommitKey(v), err)
+	}
+	e.modified = modified
+	return e, nil
 }
 
 // Commit returns the actions of one version, as they were logged. Errors:
@@ -335,7 +505,7 @@ func (l *Log) refreshOnce(ctx context.Context) (*Snapshot, error) {
 func (l *Log) refreshFrom(ctx context.Context, head *Snapshot) (*Snapshot, error) {
 	for range refreshGap {
 		at := l.opts.Now()
-		c, err := l.readCommit(ctx, head.version+1)
+		c, modified, err := l.readCommitAt(ctx, head.version+1)
 		if errors.Is(err, storage.ErrNotFound) {
 			l.publish(head, at)
 			return head, nil
@@ -343,9 +513,11 @@ func (l *Log) refreshFrom(ctx context.Context, head *Snapshot) (*Snapshot, error
 		if err != nil {
 			return nil, err
 		}
-		if head, err = head.apply(head.version+1, c); err != nil {
+		next, err := head.applyAt(head.version+1, c, modified)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", l.CommitKey(head.version+1), err)
 		}
+		head = next
 	}
 	at := l.opts.Now()
 	seg, err := l.list(ctx, head.version, latest)
@@ -353,7 +525,7 @@ func (l *Log) refreshFrom(ctx context.Context, head *Snapshot) (*Snapshot, error
 		return nil, err
 	}
 	if len(seg.commits) > 0 {
-		if head, err = l.replayTail(ctx, head, seg, seg.commits[len(seg.commits)-1]); err != nil {
+		if head, err = l.replayTail(ctx, head, seg, seg.commits[len(seg.commits)-1].version); err != nil {
 			return nil, err
 		}
 	}
@@ -415,8 +587,7 @@ func (l *Log) Snapshot(ctx context.Context, at At) (*Snapshot, error) {
 	return l.load(ctx, v)
 }
 
-// versionAt finds the last version with an in-commit timestamp of at most t,
-// by bisection: timestamps ascend strictly.
+// versionAt finds the last version whose time is at most t.
 func (l *Log) versionAt(ctx context.Context, head *Snapshot, t time.Time) (action.Version, error) {
 	want := t.UnixMilli()
 	if head.ict <= want {
@@ -427,28 +598,74 @@ func (l *Log) versionAt(ctx context.Context, head *Snapshot, t time.Time) (actio
 		return 0, err
 	}
 	commits := all.commits
+	var n int // of the commits at or before t
+	if slices.Contains(head.protocol.WriterFeatures, "inCommitTimestamp") {
+		n, err = l.bisect(ctx, commits, want)
+	} else {
+		n, err = l.scanTimes(ctx, commits, want)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		if len(commits) > 0 && commits[0].version > 0 {
+			return 0, &VacuumedError{Version: commits[0].version - 1, Oldest: l.oldest(ctx)}
+		}
+		return 0, fmt.Errorf("%w: the table did not exist at %s", ErrVersionNotFound, t.UTC().Format(time.RFC3339Nano))
+	}
+	return commits[n-1].version, nil
+}
+
+// bisect counts the commits with a time of at most want: in-commit timestamps
+// ascend strictly.
+func (l *Log) bisect(ctx context.Context, commits []commitObject, want int64) (int, error) {
 	lo, hi := 0, len(commits) // the answer's successor lies in commits[lo:hi]
 	for lo < hi {
 		mid := (lo + hi) / 2
-		c, err := l.readCommit(ctx, commits[mid])
+		c, modified, err := l.readCommitAt(ctx, commits[mid].version)
 		if err != nil {
 			return 0, err
 		}
-		ict, ok := c.InCommitTimestamp()
-		if !ok && c.Info != nil {
-			ict = c.Info.Timestamp
+		at, ok := c.InCommitTimestamp()
+		if !ok {
+			at = commitTime(c, modified)
 		}
-		if ict <= want {
+		if at <= want {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	if lo == 0 {
-		if len(commits) > 0 && commits[0] > 0 {
-			return 0, &VacuumedError{Version: commits[0] - 1, Oldest: l.oldest(ctx)}
-		}
-		return 0, fmt.Errorf("%w: the table did not exist at %s", ErrVersionNotFound, t.UTC().Format(time.RFC3339Nano))
+	return lo, nil
+}
+
+// scanTimes is bisect for a table of another engine, whose clocks may go back:
+// every commit is read, and moves the time on as it does in a replay.
+func (l *Log) scanTimes(ctx context.Context, commits []commitObject, want int64) (int, error) {
+	times := make([]int64, len(commits))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i := range commits {
+		g.Go(func() error {
+			c, modified, err := l.readCommitAt(gctx, commits[i].version)
+			if err != nil {
+				return err
+			}
+			var ok bool
+			if times[i], ok = c.InCommitTimestamp(); !ok {
+				times[i] = commitTime(c, modified)
+			}
+			return nil
+		})
 	}
-	return commits[lo-1], nil
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	at := int64(0)
+	for i, t := range times {
+		if at = max(t, at+1); at > want {
+			return i, nil
+		}
+	}
+	return len(times), nil
 }

@@ -28,7 +28,7 @@ func OwnProtocol() action.Protocol {
 var readerFeatures = []string{
 	"columnMapping", "deletionVectors", "timestampNtz", "typeWidening",
 	"typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck",
-	"variantShredding-preview", "variantType", "variantType-preview",
+	"variantShredding", "variantShredding-preview", "variantType", "variantType-preview",
 }
 
 // checkReadable returns an error that wraps ErrUnsupported and names what is
@@ -48,9 +48,11 @@ func checkReadable(p *action.Protocol) error {
 	return nil
 }
 
-// checkWritable accepts exactly the tables of ours: the private feature, and
-// no writer feature that we do not know. Its error wraps ErrReadOnly.
-func checkWritable(p *action.Protocol) error {
+// checkWritable accepts exactly the tables of ours: the private feature, no
+// writer feature that we do not know, and no column with a condition on its
+// values, which we would not check. Its error wraps ErrReadOnly.
+func checkWritable(s *Snapshot) error {
+	p := s.protocol
 	if p.MinWriterVersion != 7 || !slices.Contains(p.WriterFeatures, ExclusiveFeature) {
 		return fmt.Errorf("%w: it lacks the writer feature %q", ErrReadOnly, ExclusiveFeature)
 	}
@@ -58,6 +60,11 @@ func checkWritable(p *action.Protocol) error {
 	for _, f := range p.WriterFeatures {
 		if !slices.Contains(own, f) {
 			return fmt.Errorf("%w: writer feature %q", ErrReadOnly, f)
+		}
+	}
+	for i := range s.schema.Fields {
+		if f := &s.schema.Fields[i]; f.Metadata["delta.invariants"] != nil {
+			return fmt.Errorf("%w: column %q has delta.invariants", ErrReadOnly, f.Name)
 		}
 	}
 	return nil

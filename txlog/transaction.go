@@ -114,7 +114,7 @@ func (t *Transaction) follow(head *Snapshot, now time.Time) (*action.Commit, err
 		if head.Version() >= 0 {
 			return nil, ErrTableExists
 		}
-	} else if err := checkWritable(head.Protocol()); err != nil {
+	} else if err := checkWritable(head); err != nil {
 		return nil, err
 	}
 	base := t.base

@@ -10,6 +10,7 @@
 //
 //	_delta_log/%020d.json                 commit, one action a line
 //	_delta_log/%020d.crc                  version checksum
+//	_delta_log/%020d.%020d.compacted.json log compaction, first and last version
 //	_delta_log/%020d.checkpoint.parquet   checkpoint
 //	_delta_log/_last_checkpoint           hint, overwritten
 //
@@ -118,6 +119,9 @@ type Options struct {
 	// CheckpointEvery is the number of versions from one checkpoint to the
 	// next. Default 64.
 	CheckpointEvery int64
+	// CompactEvery is the number of commits that a log compaction stands for.
+	// Default 16; negative for none.
+	CompactEvery int64
 	// TombstoneRetention is how long checkpoints keep removes. Default 10
 	// days: longer than vacuum's default retention of 7, so that a process which
 	// starts anew finds in the checkpoint what vacuum has not settled yet.
@@ -135,6 +139,9 @@ type Options struct {
 func (o *Options) EnsureDefaults() {
 	if o.CheckpointEvery <= 0 {
 		o.CheckpointEvery = 64
+	}
+	if o.CompactEvery == 0 {
+		o.CompactEvery = 16
 	}
 	if o.TombstoneRetention <= 0 {
 		o.TombstoneRetention = 10 * 24 * time.Hour

@@ -46,9 +46,10 @@ func (l *Log) Run(ctx context.Context) error {
 }
 
 // Upkeep writes what is derived from the versions that this process committed
-// since the last call: a checksum each, and a checkpoint where one is due.
-// None of it is needed for correctness. Cost: one put a version; a checkpoint
-// follows the size of the table.
+// since the last call: a checksum each, and a log compaction and a checkpoint
+// where one is due. None of it is needed for correctness. Cost: one put a
+// version; a compaction reads its commits; a checkpoint follows the size of the
+// table.
 func (l *Log) Upkeep(ctx context.Context) error {
 	l.mu.Lock()
 	todo := l.upkeep
@@ -58,6 +59,13 @@ func (l *Log) Upkeep(ctx context.Context) error {
 	for _, s := range todo {
 		if err := l.writeChecksum(ctx, s); err != nil {
 			errs = append(errs, err)
+		}
+		// Compactions end where checkpoints may lie, so that the next one
+		// begins right after.
+		if n := l.opts.CompactEvery; n > 1 && s.version > 0 && int64(s.version)%n == 0 {
+			if err := l.writeCompaction(ctx, Compaction{s.version - action.Version(n) + 1, s.version}); err != nil {
+				errs = append(errs, err)
+			}
 		}
 		if s.version > 0 && int64(s.version)%l.opts.CheckpointEvery == 0 {
 			if err := l.writeCheckpoint(ctx, s); err != nil {
@@ -115,43 +123,35 @@ func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 	return st
 }
 
-// readCheckpoint builds a snapshot from a checkpoint alone. A checkpoint has
-// no in-commit timestamp; it is taken from the version's commit, or from its
-// checksum, where one of them is still there.
+// readCheckpoint builds a snapshot from a checkpoint alone, but for its time
+// and transaction, see readInfo.
 func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot, error) {
 	s := emptySnapshot()
 	s.version = ref.Version
-	if err := checkpoint.Read(ctx, l.store, l.Dir(), ref, s.sink()); err != nil {
+	fill := filler{s: s, pack: packer{values: s.values}}
+	err := checkpoint.Read(ctx, l.store, l.Dir(), ref, fill.sink())
+	if err == nil {
+		fill.done()
+		if err = s.finish(); err == nil {
+			err = checkReadable(s.protocol)
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
 	}
-	if err := s.finish(); err != nil {
-		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
-	}
-	c, err := l.readCommit(ctx, ref.Version)
-	switch {
-	case err == nil:
-		if ict, ok := c.InCommitTimestamp(); ok {
-			s.ict = ict
-		} else if c.Info != nil {
-			s.ict = c.Info.Timestamp
-		}
-		if c.Info != nil {
-			s.txnID = c.Info.TxnID
-		}
-		return s, nil
-	case !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, action.ErrCorrupt):
-		return nil, err
-	}
-	if sum, ok, err := l.ReadChecksum(ctx, ref.Version); err != nil {
-		return nil, err
-	} else if ok && sum.InCommitTimestamp != nil {
-		s.ict = *sum.InCommitTimestamp
-	}
-	return s, nil
+	s.recent = recentAdds{from: s.version}
+	return s, l.readInfo(ctx, s)
 }
 
-// sink puts a checkpoint's actions into a snapshot that nobody else sees.
-func (s *Snapshot) sink() checkpoint.Sink {
+// filler puts a checkpoint's actions into a snapshot that nobody else sees.
+type filler struct {
+	s             *Snapshot
+	pack          packer
+	adds, removes []packed
+}
+
+func (f *filler) sink() checkpoint.Sink {
+	s := f.s
 	return checkpoint.Sink{
 		Protocol: func(p *action.Protocol) error { s.protocol = p; return nil },
 		Metadata: func(m *action.Metadata) error { s.metadata = m; return nil },
@@ -162,9 +162,29 @@ func (s *Snapshot) sink() checkpoint.Sink {
 			}
 			return nil
 		},
-		Add:    func(a *action.Add) error { s.put(a); return nil },
-		Remove: func(r *action.Remove) error { s.tombs.Set(treeKey(r.Key()), r); return nil },
+		Add: func(a *action.Add) error {
+			p, err := f.pack.add(a)
+			f.adds = append(f.adds, p)
+			return err
+		},
+		Remove: func(r *action.Remove) error {
+			p, err := f.pack.remove(r)
+			f.removes = append(f.removes, p)
+			return err
+		},
 	}
+}
+
+// done is called when all actions are there. It does not hide that a file is
+// both live and removed, which check reports.
+func (f *filler) done() {
+	s := f.s
+	for _, p := range f.adds {
+		s.bytes += p.size()
+	}
+	s.files.put(f.adds, func(old packed) { s.bytes -= old.size() })
+	s.tombs.put(f.removes, func(packed) {})
+	f.adds, f.removes = nil, nil
 }
 
 // Checksum is a version checksum (PROTOCOL.md, "Version Checksum File"): what
