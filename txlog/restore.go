@@ -81,7 +81,7 @@ func (r *Restore) plan(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := checkWritable(head.Protocol()); err != nil {
+	if err := checkWritable(head); err != nil {
 		return err
 	}
 	if err := readable(r.To).check(nil, head, r.log.Now()); err != nil {
