@@ -135,9 +135,13 @@ func versionArg(c *ucli.Context) (action.Version, error) {
 	if c.Args().Len() != 1 {
 		return 0, fmt.Errorf("%w: expected one version", cli.ErrUsage)
 	}
-	v, err := strconv.ParseInt(c.Args().First(), 10, 64)
+	return parseVersion(c.Args().First())
+}
+
+func parseVersion(arg string) (action.Version, error) {
+	v, err := strconv.ParseInt(arg, 10, 64)
 	if err != nil || v < 0 {
-		return 0, fmt.Errorf("%w: %q is no version", cli.ErrUsage, c.Args().First())
+		return 0, fmt.Errorf("%w: %q is no version", cli.ErrUsage, arg)
 	}
 	return action.Version(v), nil
 }

@@ -29,8 +29,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		HideHelpCommand: true,
 		Commands: []*ucli.Command{
 			serverCommand(), sqlCommand(), promqlCommand(),
-			logCommand(), showCommand(), filesCommand(), checkpointCommand(),
-			compactCommand(), vacuumCommand(), pinsCommand(), checkCommand(), probeCommand(),
+			logCommand(), showCommand(), filesCommand(), diffCommand(), checkpointCommand(),
+			compactCommand(), restoreCommand(), vacuumCommand(), pinsCommand(), checkCommand(), probeCommand(),
 			walCommand(), demoCommand(),
 		},
 		Action: func(c *ucli.Context) error {
