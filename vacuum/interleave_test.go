@@ -22,7 +22,7 @@ import (
 	"cardinalsin/txlog"
 )
 
-// The tests in this file run readers, committers, a compactor and vacuum – the
+// The tests in this file run readers, committers, a compactor, a restorer and vacuum – the
 // real code of txlog, lease and this package – against one store in memory,
 // and let a seeded scheduler choose, before and after every request, whose
 // turn it is and whether time passes. It is the model of log-protocol 6 over
@@ -39,6 +39,7 @@ const (
 // scenario says who takes part, and which rule is taken out.
 type scenario struct {
 	reader, committer, compactor bool
+	restorer                     bool          // restores version 1
 	past                         bool          // the reader reads version 1, which B has replaced already
 	opened                       time.Duration // the reader opened its view that long ago
 	vacuums                      int           // runs, one after the other, of each of
@@ -51,6 +52,7 @@ type scenario struct {
 	// Rules of others.
 	watermarkFirst, noWatermarkCheck, noFence bool // the reader's
 	noAgeCheck, ageOnce                       bool // the committers'
+	restoreUnchecked                          bool // the restorer's
 }
 
 // world is one run of a scenario.
@@ -143,6 +145,13 @@ func (g *gated) Get(ctx context.Context, key string) ([]byte, storage.ObjectInfo
 		return nil, storage.ObjectInfo{}, err
 	}
 	return g.Store.Get(ctx, key)
+}
+
+func (g *gated) GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
+	if err := g.w.await(ctx, g.actor, "get part of "+key); err != nil {
+		return nil, err
+	}
+	return g.Store.GetRange(ctx, key, offset, length)
 }
 
 func (g *gated) List(ctx context.Context, prefix, after string) iter.Seq2[storage.ObjectInfo, error] {
@@ -288,6 +297,28 @@ func (w *world) swap(ctx context.Context, log *txlog.Log, adds string, removes .
 	return nil
 }
 
+// restore brings version 1 back, if vacuum lets it.
+func (w *world) restore(ctx context.Context, log *txlog.Log) error {
+	plan, err := log.PlanRestore(ctx, 1)
+	if err == nil && !w.restoreUnchecked {
+		_, err = plan.Commit(ctx)
+	}
+	if err == nil && w.restoreUnchecked {
+		tx := log.Begin(nil, txlog.Operation{Name: "RESTORE"})
+		for _, a := range plan.Changes.Added {
+			tx.Add(*a)
+		}
+		for _, a := range plan.Changes.Removed {
+			tx.Remove(a.Tombstone(true))
+		}
+		_, err = tx.Commit(ctx)
+	}
+	if errors.Is(err, txlog.ErrVersionVacuumed) || errors.Is(err, txlog.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
 func (w *world) vacuum(ctx context.Context, log *txlog.Log) error {
 	opts := Options{Retain: NoRetention, Full: true, AllowShortRetention: true, Margins: Margins{OrphanAge: orphanAge}, Parallel: 2}
 	opts.EnsureDefaults()
@@ -407,6 +438,9 @@ func (w *world) launch(t *testing.T) {
 	}
 	if w.compactor {
 		runs["compactor"] = func(ctx context.Context, log *txlog.Log) error { return w.swap(ctx, log, "B", "A") }
+	}
+	if w.restorer {
+		runs["restorer"] = w.restore
 	}
 	for i := range max(w.vacuumers, 1) {
 		runs[fmt.Sprintf("vacuum%d", i)] = w.vacuum
@@ -559,6 +593,9 @@ var scenarios = map[string]scenario{
 	"two vacuums at once":     {reader: true, compactor: true, vacuums: 1, vacuumers: 2, ticks: 5, tick: 50 * time.Second},
 	"committer":               {committer: true, vacuums: 1, ticks: 4, tick: 4 * time.Minute},
 	"committer and compactor": {committer: true, compactor: true, vacuums: 2, ticks: 4, tick: 4 * time.Minute},
+	"restorer":                {restorer: true, past: true, vacuums: 2, ticks: 3, tick: 50 * time.Second},
+	"restorer and reader":     {restorer: true, reader: true, past: true, vacuums: 2, ticks: 3, tick: 50 * time.Second},
+	"restorer and compactor":  {restorer: true, compactor: true, vacuums: 2, ticks: 3, tick: 50 * time.Second},
 	"all":                     {reader: true, committer: true, compactor: true, vacuums: 1, ticks: 6, tick: 100 * time.Second},
 }
 
@@ -605,6 +642,7 @@ func TestMutantsAreCaught(t *testing.T) {
 		"no-fence":           renew(func(s *scenario) { s.noFence = true }),
 		"orphan-now":         load(func(s *scenario) { s.rules = func(r *rules) { r.orphanNow = true } }),
 		"no-age-check":       load(func(s *scenario) { s.noAgeCheck = true }),
+		"restore-unchecked":  query(func(s *scenario) { s.reader, s.restorer, s.restoreUnchecked = false, true, true }),
 		"age-once":           load(func(s *scenario) { s.ageOnce = true }),
 	} {
 		t.Run(name, func(t *testing.T) {
