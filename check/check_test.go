@@ -134,6 +134,43 @@ func (tb *table) replace(key string, edit func([]byte) []byte) {
 	}
 }
 
+// compact commits two versions, the last of which removes a file, and damages
+// their log compaction. What is known of the head has come by the commits.
+func (tb *table) compact(damage func([]byte) []byte) {
+	tb.t.Helper()
+	ctx := tb.t.Context()
+	log, err := txlog.Open(ctx, tb.store, root, txlog.Options{CompactEvery: 2})
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	old := tb.log
+	tb.log = log
+	snap, err := log.Snapshot(ctx, txlog.Latest())
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	gone := tb.file(nil)
+	if snap.Version()%2 != 0 {
+		tb.file(nil)
+	}
+	if snap, err = log.Snapshot(ctx, txlog.Latest()); err != nil {
+		tb.t.Fatal(err)
+	}
+	tx := log.Begin(snap, txlog.Operation{Name: "DELETE"})
+	tx.Remove(gone.Tombstone(true))
+	if snap, err = tx.Commit(ctx); err != nil {
+		tb.t.Fatal(err)
+	}
+	if _, err := old.Snapshot(ctx, txlog.Latest()); err != nil {
+		tb.t.Fatal(err)
+	}
+	if err := log.Upkeep(ctx); err != nil {
+		tb.t.Fatal(err)
+	}
+	tb.log = old
+	tb.replace(log.CompactionKey(txlog.Compaction{First: snap.Version() - 1, Last: snap.Version()}), damage)
+}
+
 func (tb *table) remove(key string) {
 	tb.t.Helper()
 	if err := tb.store.Delete(tb.t.Context(), key); err != nil {
@@ -271,6 +308,22 @@ func TestFindings(t *testing.T) {
 			domain(txlog.VacuumDomain, txlog.EncodeVacuumed(4, 0))(tb)
 			tb.remove(tb.log.CommitKey(4))
 		}, false, kinds{check.KindLog}},
+		{"a sound log compaction", func(tb *table) { tb.compact(func(d []byte) []byte { return d }) }, false, nil},
+		{"a log compaction is cut", func(tb *table) {
+			tb.compact(func(d []byte) []byte { return d[:len(d)-9] })
+		}, false, kinds{check.KindLog}},
+		{"a log compaction lacks a remove", func(tb *table) {
+			tb.compact(func(d []byte) []byte {
+				from := bytes.Index(d, []byte(`{"remove":`))
+				return slices.Delete(d, from, from+bytes.IndexByte(d[from:], '\n')+1)
+			})
+			// It is what a process that opens the table now goes by.
+		}, false, kinds{check.KindLog, check.KindLog}},
+		{"a log compaction has another tombstone", func(tb *table) {
+			tb.compact(func(d []byte) []byte {
+				return bytes.Replace(d, []byte(`"deletionTimestamp":1`), []byte(`"deletionTimestamp":2`), 1)
+			})
+		}, false, kinds{check.KindLog, check.KindTombstone}},
 		{"a checkpoint is cut", func(tb *table) {
 			tb.replace(checkpointKey, func(d []byte) []byte { return d[:len(d)/2] })
 		}, false, kinds{check.KindCheckpoint}},

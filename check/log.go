@@ -2,7 +2,9 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/checkpoint"
+	"cardinalsin/storage"
 	"cardinalsin/txlog"
 )
 
@@ -48,6 +51,12 @@ func (c *checker) replay(ctx context.Context, head *txlog.Snapshot) (damaged boo
 		return err
 	}
 	var last *txlog.Snapshot
+	compactions := compactions{checker: c, listing: listing, got: map[txlog.Compaction]*txlog.Snapshot{}}
+	if base == nil {
+		if err := compactions.begin(ctx, nil, 0); err != nil {
+			return damaged, err
+		}
+	}
 	err = c.log.Walk(ctx, base, head.Version(), func(s *txlog.Snapshot) error {
 		if last != nil && !last.Time().Before(s.Time()) && !last.Time().IsZero() {
 			c.found(KindLog, c.log.CommitKey(s.Version()), "its time %v does not come after the version before, %v", s.Time().Format(time.RFC3339Nano), last.Time().Format(time.RFC3339Nano))
@@ -57,6 +66,9 @@ func (c *checker) replay(ctx context.Context, head *txlog.Snapshot) (damaged boo
 			if err := c.checkpoints(ctx, listing, s); err != nil {
 				return err
 			}
+		}
+		if err := compactions.at(ctx, s); err != nil {
+			return err
 		}
 		last = s
 		if _, has := slices.BinarySearch(listing.Checksums, s.Version()); has {
@@ -136,6 +148,67 @@ func (c *checker) checkpoints(ctx context.Context, l *txlog.Listing, want *txlog
 		c.tombstones(ref.Keys[0], want, got)
 	}
 	return nil
+}
+
+// compactions compares log compactions with the commits that they stand for.
+type compactions struct {
+	*checker
+	listing *txlog.Listing
+	got     map[txlog.Compaction]*txlog.Snapshot // by those whose range is being walked
+}
+
+// begin replays the compactions that may follow base, which is just before
+// version first.
+func (c *compactions) begin(ctx context.Context, base *txlog.Snapshot, first action.Version) error {
+	i, _ := slices.BinarySearchFunc(c.listing.Compactions, first, func(r txlog.Compaction, v action.Version) int { return int(r.First - v) })
+	for ; i < len(c.listing.Compactions) && c.listing.Compactions[i].First == first; i++ {
+		r := c.listing.Compactions[i]
+		s, err := c.log.ReplayCompaction(ctx, base, r)
+		if isDamage(err) {
+			c.found(KindLog, c.log.CompactionKey(r), "%v", err)
+			continue
+		}
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		if err == nil { // else trimmed meanwhile
+			c.got[r] = s
+		}
+	}
+	return nil
+}
+
+// at compares those that end at a version, and begins those that follow it.
+func (c *compactions) at(ctx context.Context, want *txlog.Snapshot) error {
+	for r, got := range c.got {
+		if r.Last != want.Version() {
+			continue
+		}
+		delete(c.got, r)
+		if d := want.FirstDifference(got); d != "" {
+			c.found(KindLog, c.log.CompactionKey(r), "the commits and it differ: %s", d)
+		} else if d := differentTombstones(want, got); d != "" {
+			c.found(KindLog, c.log.CompactionKey(r), "the commits and it differ: %s", d)
+		}
+	}
+	return c.begin(ctx, want, want.Version()+1)
+}
+
+// differentTombstones names the first tombstone in which two snapshots
+// differ, "" for none.
+func differentTombstones(want, got *txlog.Snapshot) string {
+	next, stop := iter.Pull(got.Tombstones())
+	defer stop()
+	for a := range want.Tombstones() {
+		b, ok := next()
+		if !ok || a.Key() != b.Key() || a.DeletionTimestamp != b.DeletionTimestamp {
+			return fmt.Sprintf("tombstone of %s", a.Path)
+		}
+	}
+	if b, ok := next(); ok {
+		return fmt.Sprintf("tombstone of %s", b.Path)
+	}
+	return ""
 }
 
 // tombstones checks those of a checkpoint: it may have dropped old ones, but

@@ -32,7 +32,8 @@ func parseCompaction(name string) (c Compaction, ok bool) {
 	return c, a && b && c.First < c.Last
 }
 
-func (l *Log) compactionKey(c Compaction) string {
+// CompactionKey is the key of a log compaction.
+func (l *Log) CompactionKey(c Compaction) string {
 	return l.Dir() + "/" + c.First.String() + "." + c.Last.String() + compactedSuffix
 }
 
@@ -55,7 +56,7 @@ func (l *Log) writeCompaction(ctx context.Context, r Compaction) error {
 	if err != nil {
 		return fmt.Errorf("compact the log from %d to %d: %w", int64(r.First), int64(r.Last), err)
 	}
-	_, err = l.store.PutIfAbsent(ctx, l.compactionKey(r), data)
+	_, err = l.store.PutIfAbsent(ctx, l.CompactionKey(r), data)
 	if err != nil && !errors.Is(err, storage.ErrAlreadyExists) {
 		return fmt.Errorf("write log compaction from %d to %d: %w", int64(r.First), int64(r.Last), err)
 	}
@@ -159,7 +160,7 @@ func (r *reconciler) commit() *action.Commit {
 // readCompaction reads a compaction that is to be replayed. Errors:
 // storage.ErrNotFound, action.ErrCorrupt naming the object.
 func (l *Log) readCompaction(ctx context.Context, values *valueTable, r Compaction) (*entry, error) {
-	key := l.compactionKey(r)
+	key := l.CompactionKey(r)
 	data, _, err := l.store.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("read log compaction: %w", err)
@@ -186,7 +187,7 @@ func (l *Log) ReplayCompaction(ctx context.Context, base *Snapshot, r Compaction
 		s = base.clone()
 	}
 	if s.version+1 != r.First {
-		return nil, fmt.Errorf("%w: %s cannot follow version %d", action.ErrCorrupt, l.compactionKey(r), int64(s.version))
+		return nil, fmt.Errorf("%w: %s cannot follow version %d", action.ErrCorrupt, l.CompactionKey(r), int64(s.version))
 	}
 	e, err := l.readCompaction(ctx, s.values, r)
 	if err != nil {
@@ -195,7 +196,7 @@ func (l *Log) ReplayCompaction(ctx context.Context, base *Snapshot, r Compaction
 	s.version, s.ict, s.txnID = r.Last, 0, ""
 	s.replay(e)
 	if err := s.finish(); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.compactionKey(r), err)
+		return nil, fmt.Errorf("%s: %w", l.CompactionKey(r), err)
 	}
 	return s, nil
 }

@@ -319,7 +319,7 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 		s.version = t.Last
 		s.replay(entries[i])
 		if err := s.finish(); err != nil {
-			return nil, fmt.Errorf("%s: %w", l.compactionKey(t.Compaction), err)
+			return nil, fmt.Errorf("%s: %w", l.CompactionKey(t.Compaction), err)
 		}
 		entries[i] = nil
 	}
