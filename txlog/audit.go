@@ -74,6 +74,9 @@ func (l *Log) Walk(ctx context.Context, from *checkpoint.Ref, v action.Version, 
 		if s, err = l.readCheckpoint(ctx, *from); err != nil {
 			return err
 		}
+		if err := l.readInfo(ctx, s); err != nil {
+			return err
+		}
 		if err := fn(s); err != nil {
 			return err
 		}

@@ -52,6 +52,26 @@ func TestRequestCosts(t *testing.T) {
 	step("checkpoint", func() error { _, err := l.Checkpoint(t.Context()); return err })
 	step("cold open", func() error { _, err := txlog.Open(t.Context(), store, root, txlog.Options{}); return err })
 	step("time travel to 0", func() error { _, err := l.Snapshot(t.Context(), txlog.AtVersion(0)); return err })
+	costs := out.String()
+	every4, err := txlog.Open(t.Context(), inner, root, txlog.Options{CompactEvery: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v := 5; v < 8; v++ {
+		if _, err := appendFile(t.Context(), every4, nil, fmt.Sprint(v)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if every4, err = txlog.Open(t.Context(), store, root, txlog.Options{CompactEvery: 4}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := appendFile(t.Context(), every4, nil, "8"); err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	out.WriteString(costs)
+	step("upkeep, a log compaction is due", func() error { return every4.Upkeep(t.Context()) })
+	step("cold open after it", func() error { _, err := txlog.Open(t.Context(), store, root, txlog.Options{}); return err })
 
 	golden := filepath.Join("testdata", "costs")
 	if os.Getenv("UPDATE_GOLDEN") != "" {

@@ -169,6 +169,9 @@ func (l *Log) rebuild(ctx context.Context, seg *segment, upTo action.Version) (*
 		if err != nil {
 			return nil, err
 		}
+		if s.version == target {
+			return s, l.readInfo(ctx, s)
+		}
 		return l.replayTail(ctx, s, seg, target)
 	}
 	if len(damage) == 0 && upTo != latest && !seg.has(0) {

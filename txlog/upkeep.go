@@ -123,8 +123,8 @@ func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 	return st
 }
 
-// readCheckpoint builds a snapshot from a checkpoint alone, but for its time
-// and transaction, see readInfo.
+// readCheckpoint builds a snapshot from a checkpoint alone. Its time and
+// transaction are for readInfo.
 func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot, error) {
 	s := emptySnapshot()
 	s.version = ref.Version
@@ -140,7 +140,7 @@ func (l *Log) readCheckpoint(ctx context.Context, ref checkpoint.Ref) (*Snapshot
 		return nil, fmt.Errorf("read checkpoint %d: %w", int64(ref.Version), err)
 	}
 	s.recent = recentAdds{from: s.version}
-	return s, l.readInfo(ctx, s)
+	return s, nil
 }
 
 // filler puts a checkpoint's actions into a snapshot that nobody else sees.
