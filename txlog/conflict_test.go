@@ -43,7 +43,10 @@ import (
 //	column name=NAME type=TYPE [required]
 //	property KEY=VALUE
 //	restore version=N
-//	reads in=F    (needs the file, removes nothing)
+//	reads in=F           (needs the file, removes nothing)
+//	sequence app=A at=N  (requires nothing)
+//
+// Between the winner's, "waits D" lets time pass, "loses F" takes an object away.
 //
 // The table before: version 1 has file a (writer w at 5, order 10), 2 adds b
 // (writer v at 3, order 20) and z in shard 2; both in shard 1; 3 begins a split
@@ -143,6 +146,12 @@ func (c *contest) race(out *strings.Builder) {
 			time.Sleep(d)
 			continue
 		}
+		if lost, ok := strings.CutPrefix(line, "loses "); ok {
+			if err := c.store.Delete(c.t.Context(), root+"/"+lost); err != nil {
+				c.t.Fatal(err)
+			}
+			continue
+		}
 		if _, err := c.plan(line, rival).Commit(c.t.Context()); err != nil {
 			c.d.Fatalf(c.t, "the winner's %s: %v", line, err)
 		}
@@ -205,6 +214,7 @@ var conditions = []struct {
 	{txlog.ErrVersionVacuumed, "ErrVersionVacuumed"},
 	{txlog.ErrNotRestorable, "ErrNotRestorable"},
 	{txlog.ErrConflict, "ErrConflict"},
+	{action.ErrCorrupt, "ErrCorrupt"},
 }
 
 // outcome prints how a commit ended that was tried after version won.
@@ -403,6 +413,8 @@ func (c *contest) plan(line string, l *txlog.Log) committer {
 			tx.Require(txlog.FilesLive(file(p).Key()))
 		}
 		tx.SetDomain("read", "done")
+	case "sequence":
+		tx.SetTransaction(args["app"], args.number(t, "at"))
 	case "vacuum":
 		tx.SetDomain(txlog.WatermarkDomain, txlog.EncodeWatermark(action.Version(args.number(t, "mark"))))
 		tx.Require(txlog.DomainUnchanged(txlog.WatermarkDomain))

@@ -17,9 +17,9 @@ const (
 // that lost a race looks at what came, not at the whole table. It is
 // immutable.
 type recentAdds struct {
-	from    action.Version // the versions after it are known
-	keys    [][]action.Key // of from+1, from+2, …
-	total   int
+	from  action.Version // the versions after it are known
+	keys  [][]action.Key // of from+1, from+2, …
+	total int
 }
 
 // then is what is known once version v has followed.
