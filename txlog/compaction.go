@@ -173,6 +173,15 @@ func (l *Log) readCompaction(ctx context.Context, values *valueTable, r Compacti
 	if err != nil {
 		return nil, fmt.Errorf("read log compaction %s: %w", key, err)
 	}
+	// Some hold the actions of all their commits: what came last cannot be
+	// told, since the order of actions has no meaning.
+	all := append(slices.Clone(e.adds), e.removes...)
+	sortPacked(all)
+	for i := 1; i < len(all); i++ {
+		if !less(all[i-1], all[i]) {
+			return nil, fmt.Errorf("%w: log compaction %s is not reconciled: two actions of %.200q", action.ErrCorrupt, key, all[i].key())
+		}
+	}
 	return e, nil
 }
 
