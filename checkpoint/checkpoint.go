@@ -67,6 +67,7 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 
 	"cardinalsin/action"
@@ -79,7 +80,7 @@ var (
 	// ErrIncomplete: a checkpoint is sound, but was written without a protocol
 	// or a metaData action. Its writer broke the protocol, so nothing else
 	// that it wrote is to be trusted: there is nothing to fall back on.
-	ErrIncomplete = errors.New("checkpoint without protocol or metaData")
+	ErrIncomplete = fmt.Errorf("%w: checkpoint without protocol or metaData", ErrCorrupt)
 	// ErrUnsupported: a checkpoint uses a Parquet feature that is not read
 	// here, such as encryption.
 	ErrUnsupported = errors.New("unsupported checkpoint")

@@ -161,7 +161,9 @@ func (l *Log) rebuild(ctx context.Context, seg *segment, upTo action.Version) (*
 	var damage []error
 	for _, ref := range seg.checkpoints {
 		s, err := l.readCheckpoint(ctx, ref)
-		if isCorrupt(err) {
+		// Who writes a checkpoint without a protocol is not to be trusted in
+		// the commits either.
+		if isCorrupt(err) && !errors.Is(err, checkpoint.ErrIncomplete) {
 			l.opts.Logger.Warn("checkpoint is damaged, falling back", "version", int64(ref.Version), "err", err)
 			damage = append(damage, err)
 			continue
