@@ -11,7 +11,8 @@
 //	               a directory of its own where a prefix is given:
 //	               pathOrInlineDv = prefix, then the UUID's 16 bytes in Z85
 //	storageType p  object at the absolute URI pathOrInlineDv
-//	storageType i  the bitmap itself in Z85
+//	storageType i  the bitmap itself in Z85, zeros or the digits # making the
+//	               last group a whole one
 //
 //	object   1 byte version 1, then vectors at the offsets that the log states
 //	vector   4 bytes size, big-endian | bitmap | 4 bytes CRC-32 (IEEE) of it, big-endian
@@ -29,7 +30,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"iter"
 	"strings"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -61,16 +61,10 @@ type Vector struct{ rows *roaring64.Bitmap }
 // Len is the number of rows.
 func (v *Vector) Len() int64 { return int64(v.rows.GetCardinality()) } //nolint:gosec // Read has compared it with an int64
 
-// Rows yields the rows in ascending order, the first row of a file being 0.
-func (v *Vector) Rows() iter.Seq[int64] {
-	return func(yield func(int64) bool) {
-		for i := v.rows.Iterator(); i.HasNext(); {
-			if !yield(int64(i.Next())) { //nolint:gosec // decode has refused what is greater
-				return
-			}
-		}
-	}
-}
+// Rows starts a pass over the rows in ascending order, the first row of a
+// file being 0. Each call of the function that it returns puts the next rows
+// into a slice and says how many; 0 ends the pass.
+func (v *Vector) Rows() func(into []uint64) int { return v.rows.ManyIterator().NextMany }
 
 // Locations say where the objects of a table are.
 type Locations interface {
@@ -242,6 +236,11 @@ func decode(data []byte, cardinality int64) (*Vector, error) {
 // z85 are the digits of base 85 (ZeroMQ RFC 32).
 const z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
+// padding stands at the front of a last group that holds fewer than four
+// bytes, as the Rust kernel writes it (crate z85). No group of four bytes
+// begins with this digit.
+const padding = '#'
+
 // decodeZ85 turns each five digits into four bytes.
 func decodeZ85(s string) ([]byte, error) {
 	if len(s)%5 != 0 {
@@ -249,18 +248,24 @@ func decodeZ85(s string) ([]byte, error) {
 	}
 	out := make([]byte, 0, len(s)/5*4)
 	for ; s != ""; s = s[5:] {
+		group, size := s[:5], 4
+		if len(s) == 5 {
+			for size > 1 && group[0] == padding {
+				group, size = group[1:], size-1
+			}
+		}
 		var n uint64
-		for i := range 5 {
-			digit := strings.IndexByte(z85, s[i])
+		for i := range len(group) {
+			digit := strings.IndexByte(z85, group[i])
 			if digit < 0 {
-				return nil, fmt.Errorf("%q is no digit of Z85", s[i])
+				return nil, fmt.Errorf("%q is no digit of Z85", group[i])
 			}
 			n = n*85 + uint64(digit)
 		}
-		if n > 1<<32-1 {
-			return nil, fmt.Errorf("%q is more than 32 bits", s[:5])
+		if n>>(8*size) > 0 {
+			return nil, fmt.Errorf("%q is more than %d bytes", s[:5], size)
 		}
-		out = binary.BigEndian.AppendUint32(out, uint32(n))
+		out = append(out, binary.BigEndian.AppendUint32(nil, uint32(n))[4-size:]...)
 	}
 	return out, nil
 }

@@ -64,6 +64,20 @@ func encodeZ85(b []byte) string {
 	return out.String()
 }
 
+// all collects the rows of a vector, at most n.
+func all(v *Vector, n int) []uint64 {
+	var out []uint64
+	next := v.Rows()
+	for buf := make([]uint64, 3); len(out) < n; {
+		k := next(buf)
+		if k == 0 {
+			return out
+		}
+		out = append(out, buf[:k]...)
+	}
+	return out[:n]
+}
+
 func ptr(n int32) *int32 { return &n }
 
 // TestRead reads each way to store a vector, and each way to damage one.
@@ -98,7 +112,9 @@ func TestRead(t *testing.T) {
 		{"absolute", action.DeletionVector{StorageType: "p", PathOrInlineDV: "file:/store/a/b.bin", Offset: ptr(1), SizeInBytes: size, Cardinality: 5}, "a/b.bin", object, rows, nil},
 		{"outside", action.DeletionVector{StorageType: "p", PathOrInlineDV: "s3://x/b.bin", Offset: ptr(1), SizeInBytes: size, Cardinality: 5}, "a/b.bin", object, nil, errOutside},
 		{"inline", action.DeletionVector{StorageType: "i", PathOrInlineDV: encodeZ85(bitmap), SizeInBytes: size, Cardinality: 5}, "x", nil, rows, nil},
-		{"inline of delta-spark", action.DeletionVector{StorageType: "i", PathOrInlineDV: "^Bg9^0rr910000000000iXQKl0rr91000935c8Xg000311onP9", SizeInBytes: 40, Cardinality: 4}, "x", nil, nil, nil},
+		{"inline of delta-spark", action.DeletionVector{StorageType: "i", PathOrInlineDV: "^Bg9^0rr910000000000iXQKl0rr91000935c8Xg000311onP9", SizeInBytes: 40, Cardinality: 4}, "x", nil, []uint64{0, 1, 4, 5}, nil},
+
+		{"inline of the Rust kernel", action.DeletionVector{StorageType: "i", PathOrInlineDV: "^Bg9^0rr910000000000iXQKl0rr91000005c8Xg##093", SizeInBytes: 34, Cardinality: 1}, "x", nil, []uint64{3}, nil},
 
 		{"missing", action.DeletionVector{StorageType: "u", PathOrInlineDV: encoded, Offset: ptr(1), SizeInBytes: size, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
 		{"short", action.DeletionVector{StorageType: "u", PathOrInlineDV: encoded, Offset: ptr(1), SizeInBytes: size, Cardinality: 5}, "t/deletion_vector_" + id + ".bin", object[:size], nil, ErrCorrupt},
@@ -115,7 +131,7 @@ func TestRead(t *testing.T) {
 		{"inline, other size", action.DeletionVector{StorageType: "i", PathOrInlineDV: encodeZ85(bitmap), SizeInBytes: 4, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
 		{"inline, no magic", action.DeletionVector{StorageType: "i", PathOrInlineDV: encodeZ85(bitmap[4:]), SizeInBytes: size - 4, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
 		{"inline, not in Z85", action.DeletionVector{StorageType: "i", PathOrInlineDV: "####~", SizeInBytes: 4, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
-		{"inline, more than 32 bits", action.DeletionVector{StorageType: "i", PathOrInlineDV: "#####", SizeInBytes: 4, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
+		{"inline, more than 32 bits", action.DeletionVector{StorageType: "i", PathOrInlineDV: "%nSc100000", SizeInBytes: 4, Cardinality: 5}, "x", nil, nil, ErrCorrupt},
 		{"a row beyond any file", action.DeletionVector{StorageType: "i", PathOrInlineDV: encodeZ85(bitmapOf(t, 1<<63)), SizeInBytes: int32(len(bitmapOf(t, 1<<63))), Cardinality: 1}, "x", nil, nil, ErrCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -133,10 +149,7 @@ func TestRead(t *testing.T) {
 			if c.want == nil {
 				return
 			}
-			var got []uint64
-			for row := range v.Rows() {
-				got = append(got, uint64(row))
-			}
+			got := all(v, 1<<16)
 			if d := cmp.Diff(c.want, got); d != "" || v.Len() != int64(len(c.want)) {
 				t.Errorf("%d rows (-want +got):\n%s", v.Len(), d)
 			}
@@ -174,17 +187,12 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		n := int64(0)
-		for row := range v.Rows() {
-			if row < 0 {
-				t.Fatalf("row %d", row)
-			}
-			if n++; n > 1<<16 {
-				return
-			}
+		got := all(v, 1<<16)
+		if n := min(rows, 1<<16); int64(len(got)) != n {
+			t.Fatalf("%d rows, not %d", len(got), n)
 		}
-		if n != rows {
-			t.Fatalf("%d rows, not %d", n, rows)
+		if !slices.IsSorted(got) || len(got) > 0 && got[len(got)-1] >= maxRows {
+			t.Fatalf("rows %d", got)
 		}
 	})
 }
@@ -193,7 +201,7 @@ func FuzzZ85(f *testing.F) {
 	f.Add("vBn[lx{q8@P<9BNH/isA")
 	f.Fuzz(func(t *testing.T, s string) {
 		b, err := decodeZ85(s)
-		if err == nil && encodeZ85(b) != s {
+		if err == nil && len(b)%4 == 0 && encodeZ85(b) != s {
 			t.Fatalf("%q is %x, which is %q", s, b, encodeZ85(b))
 		}
 	})

@@ -300,6 +300,17 @@ func (e *duckError) Is(target error) bool {
 // quoteText is a SQL text literal.
 func quoteText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
+// quoteBytes is a SQL binary literal.
+func quoteBytes(s string) string {
+	var b strings.Builder
+	b.WriteByte('\'')
+	for i := range len(s) {
+		fmt.Fprintf(&b, `\x%02X`, s[i])
+	}
+	b.WriteString("'::BLOB")
+	return b.String()
+}
+
 // quoteTexts is a SQL list of text literals.
 func quoteTexts(list []string) string {
 	var b strings.Builder

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -43,7 +44,7 @@ func (q *query) fetch(ctx context.Context) ([]string, error) {
 		})
 		for i := range t.scan.Files {
 			group.Go(func() (err error) {
-				t.paths[i], releases[i], err = q.engine.local(ctx, t.scan.Files[i].Add)
+				t.paths[i], releases[i], err = q.engine.local(ctx, t.scan.Files[i].Add, t.layout == nil)
 				return err
 			})
 		}
@@ -65,10 +66,11 @@ func (q *query) fetch(ctx context.Context) ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(paths))), nil
 }
 
-// local returns the path of a data file.
-func (e *Engine) local(ctx context.Context, add *action.Add) (path string, release func(), err error) {
+// local returns the path of a data file. One of another engine has no seal,
+// and may lie outside the table's directory.
+func (e *Engine) local(ctx context.Context, add *action.Add, foreign bool) (path string, release func(), err error) {
 	log := e.reader.Log()
-	key, err := log.Key(add.Path)
+	key, err := locations{e}.Key(add.Path)
 	if err != nil {
 		return "", nil, err
 	}
@@ -102,10 +104,43 @@ func (e *Engine) local(ctx context.Context, add *action.Add) (path string, relea
 	case !printable(path):
 		return "", release, fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, path)
 	}
+	if foreign {
+		if strings.ContainsAny(path, globs) {
+			return link(path, release)
+		}
+		return path, release, nil
+	}
 	if err := e.verify(ctx, path, add); err != nil {
 		return "", release, err
 	}
 	return path, release, nil
+}
+
+// globs are the characters by which DuckDB takes a path for a pattern, and it
+// has no way to say that one is not.
+const globs = `*?[\`
+
+// link gives a file a second name without such characters, in a directory of
+// its own.
+func link(path string, release func()) (string, func(), error) {
+	dir, err := os.MkdirTemp("", "cardinal-sql-")
+	if err != nil {
+		return "", release, fmt.Errorf("name %s anew: %w", path, err)
+	}
+	both := func() {
+		_ = os.RemoveAll(dir) // the name, not the file
+		if release != nil {
+			release()
+		}
+	}
+	name := filepath.Join(dir, "data.parquet")
+	if err := os.Symlink(path, name); err != nil {
+		return "", both, fmt.Errorf("name %s anew: %w", path, err)
+	}
+	if strings.ContainsAny(name, globs) {
+		return "", both, fmt.Errorf("%w: DuckDB takes %q for a pattern", txlog.ErrUnsupported, path)
+	}
+	return name, both, nil
 }
 
 // maxFacts bounds what an engine remembers of files, and maxKeys the labels

@@ -90,6 +90,7 @@ type query struct {
 	views     []*reader.View
 	db        *database
 	release   []func()
+	refusals  []error // of columns that cannot be read, see refuse
 }
 
 // group is what a statement reads of one table at one version.
@@ -147,7 +148,12 @@ func (q *query) close() {
 // limit on memory it was: DuckDB's advice is about settings that are locked.
 func (q *query) typed(ctx context.Context, err error) error {
 	var said *duckError
-	if errors.As(err, &said) && said.kind == duckdb.ErrorTypeOutOfMemory {
+	if errors.As(err, &said) {
+		if why := q.refusal(said.message); why != nil {
+			return why
+		}
+	}
+	if said != nil && said.kind == duckdb.ErrorTypeOutOfMemory {
 		return fmt.Errorf("%w: it needs more than %d bytes of memory", ErrTooLarge, q.opts.MemoryBytes)
 	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !time.Now().Before(q.deadline) {
@@ -340,7 +346,10 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 		return nil, err
 	}
 	g.rows = t
-	if t.layout != nil && g.kind == kindRows {
+	if t.layout == nil {
+		return q.planForeign(ctx, t, sources)
+	}
+	if g.kind == kindRows {
 		if err := q.narrow(ctx, g); err != nil {
 			return nil, err
 		}
@@ -348,7 +357,7 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 	if err := t.plan(); err != nil {
 		return nil, err
 	}
-	if head != nil && t.layout != nil {
+	if head != nil {
 		t.head = len(sources)
 		sources = append(sources, newHeadSource(t))
 	}
@@ -381,7 +390,15 @@ func (q *query) narrow(ctx context.Context, g *group) error {
 // statement knows it.
 func (q *query) create(ctx context.Context, g *group) error {
 	body := fmt.Sprintf("SELECT * FROM %s(%d)", scanFunction, g.source)
-	if g.rows != nil {
+	if g.rows != nil && g.rows.layout == nil {
+		if g.kind == kindSeries {
+			return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
+		}
+		var err error
+		if body, err = g.rows.foreignSQL(ctx, q.engine, q.db); err != nil {
+			return err
+		}
+	} else if g.rows != nil {
 		if err := q.engine.findDirty(ctx, q.db, g.rows); err != nil {
 			return err
 		}
@@ -391,9 +408,6 @@ func (q *query) create(ctx context.Context, g *group) error {
 		body = g.rows.sql()
 	}
 	if g.kind == kindSeries {
-		if g.rows.layout == nil {
-			return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
-		}
 		if err := q.db.exec(ctx, "CREATE TEMP VIEW "+g.name+"_rows AS "+body); err != nil {
 			return fmt.Errorf("make table: %w", err)
 		}

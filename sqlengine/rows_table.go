@@ -2,7 +2,6 @@ package sqlengine
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,9 +20,12 @@ import (
 type column struct {
 	name      string
 	sqlType   string
-	physical  string // name inside the data files; empty: a partition column
-	partition string // name of the partition value
-	label     string // of a label column
+	physical  string     // name inside the data files; empty: a partition column
+	partition string     // name of the partition value
+	label     string     // of a label column
+	field     deltaField // of a table of another engine
+	refused   error      // what a statement fails with that reads the column; nil: nothing
+	refusal   int        // its number in the query
 }
 
 // rowsTable is the rows of one view: its files, its head and how they become
@@ -40,6 +42,11 @@ type rowsTable struct {
 	// its overflow map though they have a column now.
 	dirty map[int][]string
 	head  int // number of the head's source, -1: no head
+	// Of the table of another engine: the number of the source of its deleted
+	// rows, -1: there are none; the schemas of its files, by place in
+	// scan.Files.
+	vectors int
+	schemas []*footer
 	// duplicates is the temporary table of the keys that occur more than
 	// once, empty: there are none.
 	duplicates string
@@ -50,12 +57,13 @@ type rowsTable struct {
 // the head, which may have no column yet: they get the one that the next
 // flush gives them.
 func newRowsTable(view *reader.View, headLabels []string) (*rowsTable, error) {
-	t := &rowsTable{view: view, head: -1, sel: series.Selector{Range: series.AllTime}}
+	t := &rowsTable{view: view, head: -1, vectors: -1, sel: series.Selector{Range: series.AllTime}}
 	snap := view.Snapshot()
 	schema := snap.Schema()
 	layout, err := chunk.LayoutOf(schema)
-	if err != nil || !slices.Equal(snap.Metadata().PartitionColumns, chunk.PartitionColumns()) {
-		return t, t.foreign(snap)
+	if err != nil || !slices.Equal(snap.Metadata().PartitionColumns, chunk.PartitionColumns()) ||
+		!slices.Contains(snap.Protocol().WriterFeatures, txlog.ExclusiveFeature) {
+		return t, t.describeForeign(snap)
 	}
 	if grown := layout.Grow(headLabels); len(grown) > 0 {
 		schema = &action.Schema{Fields: append(slices.Clone(schema.Fields), grown...)}
@@ -92,103 +100,6 @@ func newRowsTable(view *reader.View, headLabels []string) (*rowsTable, error) {
 	return t, nil
 }
 
-// physicalName is where a table with mapped columns keeps the name inside its
-// files (PROTOCOL.md, "Column Mapping").
-const physicalName = "delta.columnMapping.physicalName"
-
-// foreign describes the table of another engine, in the order of its schema.
-// Of columns whose names differ only in case SQL can tell just one; the first
-// stays.
-func (t *rowsTable) foreign(snap *txlog.Snapshot) error {
-	partitions := snap.Metadata().PartitionColumns
-	mapped := snap.Metadata().Configuration["delta.columnMapping.mode"]
-	taken := map[string]bool{}
-	for i := range snap.Schema().Fields {
-		f := &snap.Schema().Fields[i]
-		if taken[strings.ToLower(f.Name)] {
-			continue
-		}
-		taken[strings.ToLower(f.Name)] = true
-		sqlType, err := sqlTypeOf(f.Type, 0)
-		if err != nil {
-			return fmt.Errorf("column %s: %w", f.Name, err)
-		}
-		c := column{name: f.Name, sqlType: sqlType, physical: f.Name}
-		if mapped == "name" || mapped == "id" {
-			if p, ok := f.Metadata[physicalName].(string); ok {
-				c.physical = p
-			}
-		}
-		if slices.Contains(partitions, f.Name) {
-			c.partition, c.physical = c.physical, ""
-		}
-		t.columns = append(t.columns, c)
-	}
-	return nil
-}
-
-// deltaTypes are Delta's primitive types in DuckDB's words.
-var deltaTypes = map[string]string{
-	"string": "VARCHAR", "long": "BIGINT", "integer": "INTEGER", "short": "SMALLINT", "byte": "TINYINT",
-	"float": "FLOAT", "double": "DOUBLE", "boolean": "BOOLEAN", "binary": "BLOB", "date": "DATE",
-	"timestamp": "TIMESTAMP WITH TIME ZONE", "timestamp_ntz": "TIMESTAMP",
-}
-
-// sqlTypeOf translates a type of the schema. An error wraps
-// txlog.ErrUnsupported.
-func sqlTypeOf(raw json.RawMessage, depth int) (string, error) {
-	unsupported := fmt.Errorf("%w: type %.100s", txlog.ErrUnsupported, raw)
-	if depth > maxNesting {
-		return "", unsupported
-	}
-	var name string
-	if json.Unmarshal(raw, &name) == nil {
-		if t, ok := deltaTypes[name]; ok {
-			return t, nil
-		}
-		var width, scale int
-		if n, err := fmt.Sscanf(name, "decimal(%d,%d)", &width, &scale); err == nil && n == 2 && width >= 1 && width <= 38 && scale >= 0 && scale <= width {
-			return fmt.Sprintf("DECIMAL(%d,%d)", width, scale), nil
-		}
-		return "", unsupported
-	}
-	var nested struct {
-		Type        string
-		ElementType json.RawMessage
-		KeyType     json.RawMessage
-		ValueType   json.RawMessage
-		Fields      []action.Field
-	}
-	if json.Unmarshal(raw, &nested) != nil {
-		return "", unsupported
-	}
-	switch nested.Type {
-	case "array":
-		t, err := sqlTypeOf(nested.ElementType, depth+1)
-		return t + "[]", err
-	case "map":
-		k, err := sqlTypeOf(nested.KeyType, depth+1)
-		if err != nil {
-			return "", err
-		}
-		v, err := sqlTypeOf(nested.ValueType, depth+1)
-		return "MAP(" + k + ", " + v + ")", err
-	case "struct":
-		var parts []string
-		for _, f := range nested.Fields {
-			t, err := sqlTypeOf(f.Type, depth+1)
-			if err != nil {
-				return "", err
-			}
-			parts = append(parts, quoteName(f.Name)+" "+t)
-		}
-		if len(parts) > 0 {
-			return "STRUCT(" + strings.Join(parts, ", ") + ")", nil
-		}
-	}
-	return "", unsupported
-}
-
 // columnLabels maps label columns to labels.
 func (t *rowsTable) columnLabels() map[string]string {
 	m := map[string]string{}
@@ -200,20 +111,10 @@ func (t *rowsTable) columnLabels() map[string]string {
 	return m
 }
 
-// plan chooses the files. Deletion vectors hide rows in a form that DuckDB's
-// Parquet reader does not know.
-func (t *rowsTable) plan() error {
-	scan, err := t.view.Plan(t.sel)
-	if err != nil {
-		return err
-	}
-	for i := range scan.Files {
-		if scan.Files[i].Add.DeletionVector != nil {
-			return fmt.Errorf("%w: deletion vector of file %s", txlog.ErrUnsupported, scan.Files[i].Add.Path)
-		}
-	}
-	t.scan = scan
-	return nil
+// plan chooses the files.
+func (t *rowsTable) plan() (err error) {
+	t.scan, err = t.view.Plan(t.sel)
+	return err
 }
 
 // all is every file of the scan.
@@ -411,6 +312,12 @@ func (t *rowsTable) partitionValue(i int, c column) string {
 	v, ok := t.scan.Files[i].Add.PartitionValues.Get(c.partition)
 	if !ok || v == "" { // the protocol writes null as "" too
 		return "NULL"
+	}
+	switch {
+	case c.sqlType == kindBlob.String():
+		return quoteBytes(v)
+	case !printable(v):
+		return "decode(" + quoteBytes(v) + ")"
 	}
 	return quoteText(v)
 }

@@ -163,6 +163,7 @@ type Engine struct {
 
 	factsMu sync.Mutex
 	facts   map[string][]string // by path: labels in a file's overflow map
+	schemas map[string]*footer  // by path: of files of other engines
 
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
@@ -180,8 +181,8 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		reader: r, opts: opts, parser: p,
 		names:  map[string]tableKind{},
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
-		facts:  map[string][]string{},
-		sound:  map[string]struct{}{},
+		facts:  map[string][]string{}, schemas: map[string]*footer{},
+		sound: map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
 		e.names[lower(opts.Table)+string(kind)] = kind

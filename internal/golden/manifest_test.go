@@ -121,34 +121,31 @@ func (t *table) note() string      { return t.manifest["note"] }
 func (t *table) isArchive() bool   { return strings.HasSuffix(t.name, ".tar.zst") }
 func (t *table) has(s string) bool { return strings.Contains(t.note(), s) }
 
-// expected lists the Parquet files with the rows of the latest version, which
-// lie beside the table or in it.
+// expected lists the Parquet files with the rows of the latest version.
 func (t *table) expected(dir string) ([]string, error) {
-	at := filepath.Join(dir, filepath.FromSlash(t.name))
-	for _, base := range []string{
-		filepath.Join(filepath.Dir(at), "expected", "latest", "table_content"),
-		filepath.Join(filepath.Dir(at), "expected", "latest"),
-		filepath.Join(filepath.Dir(at), "expected"),
-		filepath.Join(at, "expected"),
-	} {
-		// A folder "expected" beside several tables belongs to none of them.
-		if strings.HasPrefix(base, filepath.Dir(at)+string(filepath.Separator)+"expected") && filepath.Base(at) != "delta" {
-			continue
-		}
-		var files []string
-		err := filepath.WalkDir(base, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && strings.HasSuffix(path, ".parquet") {
-				files = append(files, path)
-			}
-			return err
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		if len(files) > 0 {
-			slices.Sort(files)
-			return files, nil
-		}
+	if files, err := t.expectedAt(dir, "latest"); err != nil || len(files) > 0 {
+		return files, err
 	}
-	return nil, nil
+	return t.expectedAt(dir, "")
+}
+
+// expectedAt lists those of a version. The tables that have some are called
+// delta, and the rows lie in the folder expected beside them.
+func (t *table) expectedAt(dir, version string) ([]string, error) {
+	at := filepath.Join(dir, filepath.FromSlash(t.name))
+	if filepath.Base(at) != "delta" {
+		return nil, nil
+	}
+	var files []string
+	err := filepath.WalkDir(filepath.Join(filepath.Dir(at), "expected", version), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".parquet") {
+			files = append(files, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	slices.Sort(files)
+	return files, err
 }
