@@ -1,0 +1,340 @@
+package txlog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cardinalsin/action"
+	"cardinalsin/checkpoint"
+	"cardinalsin/storage"
+	"cardinalsin/storage/fault"
+	"cardinalsin/storage/mem"
+	"cardinalsin/txlog"
+)
+
+// onlyTheStore reports whether an error says that the store failed, and
+// nothing about the table.
+func onlyTheStore(err error) bool {
+	for _, verdict := range []error{
+		txlog.ErrNotTable, txlog.ErrTableExists, txlog.ErrVersionNotFound, txlog.ErrVersionVacuumed, txlog.ErrUnsupported,
+		txlog.ErrReadOnly, txlog.ErrConflict, txlog.ErrFenced, action.ErrCorrupt, checkpoint.ErrCorrupt, storage.ErrNotFound,
+	} {
+		if errors.Is(err, verdict) {
+			return false
+		}
+	}
+	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrUnknownOutcome) || errors.Is(err, fault.ErrCrashed)
+}
+
+// grow commits versions up to and including last, with all that a snapshot
+// holds: files that come and go, an application's number, a domain.
+func grow(t *testing.T, l *txlog.Log, last action.Version) {
+	t.Helper()
+	s := latest(t, l)
+	for v := s.Version() + 1; v <= last; v++ {
+		tx := l.Begin(s, txlog.Operation{Name: "TEST"})
+		tx.Add(add(fmt.Sprintf("f%03d", v)))
+		if old, ok := s.File(action.Key{Path: fmt.Sprintf("f%03d", v-2)}); ok && v%3 == 0 {
+			tx.Remove(old.Tombstone(false))
+		}
+		tx.SetTransaction("app", int64(v))
+		tx.SetDomain("d", fmt.Sprint(v))
+		var err error
+		if s, err = tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func at(t *testing.T, l *txlog.Log, v action.Version) state {
+	t.Helper()
+	s, err := l.Snapshot(t.Context(), txlog.AtVersion(v))
+	if err != nil {
+		t.Fatalf("version %d: %v", v, err)
+	}
+	return lasting(s)
+}
+
+// lasting is what a snapshot says, but for what concerns one commit only: a
+// checkpoint keeps none of that.
+func lasting(s *txlog.Snapshot) state {
+	st := stateOf(s)
+	for i := range st.Files {
+		st.Files[i].DataChange = false
+	}
+	return st
+}
+
+// Whatever call fails, and however, while checksums, log compactions and
+// checkpoints are written: every version is what it was, for whoever opens the
+// table, then and after what was late has landed; and the log goes on.
+func TestUpkeepFaultSweep(t *testing.T) {
+	const last = 8
+	opts := txlog.Options{CheckpointEvery: 4, CompactEvery: 4}
+	for _, mode := range fault.Modes {
+		swept := 0
+		for i := 0; ; i++ {
+			inner := mem.New(mem.Options{})
+			create(t, inner, txlog.Options{})
+			f := fault.New(inner)
+			l, err := txlog.Open(t.Context(), f, root, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			grow(t, l, last)
+			want := map[action.Version]state{}
+			for v := action.Version(0); v <= last; v++ {
+				want[v] = at(t, l, v) // from the commits alone
+			}
+			f.FailAt(i, mode)
+			err = l.Upkeep(t.Context())
+			if err == nil {
+				_, err = l.Checkpoint(t.Context())
+			}
+			if f.Fired() == 0 {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			swept++
+			if err != nil && !onlyTheStore(err) { // nil: who has left a listing early does not hear of its end
+				t.Errorf("%v, call %d: %v", mode, i, err)
+			}
+			for _, landed := range []bool{false, true} {
+				if landed {
+					f.Land(t.Context())
+				}
+				fresh := open(t, inner)
+				for v := range want {
+					if diff := cmp.Diff(want[v], at(t, fresh, v)); diff != "" {
+						t.Fatalf("%v, call %d, landed %v: version %d (-want +got):\n%s", mode, i, landed, v, diff)
+					}
+				}
+			}
+			again, err := txlog.Open(t.Context(), inner, root, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			grow(t, again, last+4)
+			if err := again.Upkeep(t.Context()); err != nil {
+				t.Errorf("%v, call %d: the next upkeep: %v", mode, i, err)
+			}
+			if diff := cmp.Diff(lasting(latest(t, again)), lasting(latest(t, open(t, inner)))); diff != "" {
+				t.Errorf("%v, call %d: later (-committer +opened):\n%s", mode, i, diff)
+			}
+		}
+		// 9 checksums, 2 compactions of 4 commits, 3 checkpoints
+		if least := 9 + 2*5 + 3*2; swept < least {
+			t.Errorf("%v: %d calls swept, at least %d are made", mode, swept, least)
+		}
+	}
+}
+
+// loads are all ways to read the log, on a table whose latest version lies
+// ahead of what l knows.
+var loads = map[string]func(ctx context.Context, l *txlog.Log) (*txlog.Snapshot, error){
+	"refresh": func(ctx context.Context, l *txlog.Log) (*txlog.Snapshot, error) {
+		return l.Snapshot(ctx, txlog.Latest())
+	},
+	"open": func(ctx context.Context, l *txlog.Log) (*txlog.Snapshot, error) {
+		fresh, err := txlog.Open(ctx, l.Store(), root, txlog.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return fresh.Snapshot(ctx, txlog.Latest())
+	},
+	"version": func(ctx context.Context, l *txlog.Log) (*txlog.Snapshot, error) {
+		return l.Snapshot(ctx, txlog.AtVersion(7))
+	},
+	"time": func(ctx context.Context, l *txlog.Log) (*txlog.Snapshot, error) {
+		s, err := l.Snapshot(ctx, txlog.AtVersion(7))
+		if err != nil {
+			return nil, err
+		}
+		return l.Snapshot(ctx, txlog.AtTime(s.Time()))
+	},
+}
+
+// tables are logs of several shapes: a maker of what comes before and what
+// comes after l has been opened.
+var tables = map[string]struct {
+	opts   txlog.Options
+	before action.Version
+	last   action.Version
+}{
+	"commits only":        {txlog.Options{CheckpointEvery: 1000, CompactEvery: 1000}, 7, 9},
+	"compacted":           {txlog.Options{CheckpointEvery: 1000, CompactEvery: 4}, 8, 10},
+	"checkpoint and tail": {txlog.Options{CheckpointEvery: 6, CompactEvery: 4}, 8, 13},
+	"far behind":          {txlog.Options{CheckpointEvery: 1000, CompactEvery: 16}, 3, 70},
+}
+
+// Whatever call fails while the log is read: the reader is told so, or is
+// given what it asked for – never another state, and never a verdict on the
+// table. Asked again, the same process gives the right answer.
+func TestLoadFaultSweep(t *testing.T) {
+	for shape, table := range tables {
+		for way, load := range loads {
+			t.Run(shape+", "+way, func(t *testing.T) {
+				inner := mem.New(mem.Options{})
+				maker := create(t, inner, table.opts)
+				grow(t, maker, table.before)
+				if err := maker.Upkeep(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				behind := func(store storage.Store) *txlog.Log {
+					l, err := txlog.Open(t.Context(), store, root, txlog.Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return l
+				}
+				const most = 300 // calls of the longest load here
+				logs := map[fault.Mode][]*txlog.Log{}
+				stores := map[fault.Mode][]*fault.Store{}
+				modes := []fault.Mode{fault.Before, fault.After, fault.CrashBefore}
+				for _, mode := range modes {
+					for range most {
+						f := fault.New(inner)
+						stores[mode] = append(stores[mode], f)
+						logs[mode] = append(logs[mode], behind(f))
+					}
+				}
+				grow(t, maker, table.last)
+				if err := maker.Upkeep(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				right, err := load(t.Context(), behind(inner))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := lasting(right)
+				for _, mode := range modes {
+					swept := 0
+					for i := range most {
+						f, l := stores[mode][i], logs[mode][i]
+						f.FailAt(i, mode)
+						s, err := load(t.Context(), l)
+						switch {
+						case err != nil && f.Fired() == 0:
+							t.Fatal(err)
+						case err != nil && !onlyTheStore(err):
+							t.Errorf("%v, call %d: %v", mode, i, err)
+						case err == nil:
+							if diff := cmp.Diff(want, lasting(s)); diff != "" {
+								t.Errorf("%v, call %d (-want +got):\n%s", mode, i, diff)
+							}
+						}
+						if f.Fired() == 0 {
+							break
+						}
+						swept++
+						f.Clear()
+						if s, err = load(t.Context(), l); err != nil {
+							t.Errorf("%v, call %d, asked again: %v", mode, i, err)
+						} else if diff := cmp.Diff(want, lasting(s)); diff != "" {
+							t.Errorf("%v, call %d, asked again (-want +got):\n%s", mode, i, diff)
+						}
+					}
+					if swept == 0 || swept == most {
+						t.Errorf("%v: %d calls swept", mode, swept)
+					}
+				}
+			})
+		}
+	}
+}
+
+// partly is a store whose listings break off after some objects.
+type partly struct {
+	storage.Store
+	left int
+}
+
+func (p *partly) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.ObjectInfo, error] {
+	return func(yield func(storage.ObjectInfo, error) bool) {
+		for o, err := range p.Store.List(ctx, prefix, startAfter) {
+			if p.left == 0 {
+				yield(storage.ObjectInfo{}, fmt.Errorf("list: %w", storage.ErrUnavailable))
+				return
+			}
+			p.left--
+			if !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+// A listing that breaks off is no shorter log.
+func TestListingBreaksOff(t *testing.T) {
+	inner := mem.New(mem.Options{})
+	l := create(t, inner, txlog.Options{CheckpointEvery: 4, CompactEvery: 4})
+	grow(t, l, 10)
+	if err := l.Upkeep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := lasting(latest(t, l))
+	for _, hint := range []bool{true, false} {
+		if !hint {
+			without(t, inner, hintKey)
+		}
+		for n := 0; ; n++ {
+			broken, err := txlog.Open(t.Context(), &partly{inner, n}, root, txlog.Options{})
+			if err != nil {
+				if !onlyTheStore(err) {
+					t.Errorf("hint %v, %d objects: %v", hint, n, err)
+				}
+				continue
+			}
+			if n == 0 {
+				t.Errorf("hint %v: nothing was listed", hint)
+			}
+			if diff := cmp.Diff(want, lasting(latest(t, broken))); diff != "" {
+				t.Errorf("hint %v, %d objects (-want +got):\n%s", hint, n, diff)
+			}
+			break
+		}
+	}
+}
+
+// Create under every fault: the table is there once or not at all, and
+// whoever is told that it was made can use it.
+func TestCreateFaultSweep(t *testing.T) {
+	for _, mode := range fault.Modes {
+		for i := 0; ; i++ {
+			inner := mem.New(mem.Options{})
+			f := fault.New(inner)
+			f.FailAt(i, mode)
+			ctx, cancel := context.WithCancel(t.Context())
+			l, err := txlog.Create(ctx, f, root, txlog.CreateOptions{Schema: schema()}, txlog.Options{})
+			cancel()
+			fired := f.Fired()
+			f.Land(t.Context())
+			if err == nil {
+				if _, err := appendFile(t.Context(), open(t, inner), nil, "a"); err != nil || l == nil {
+					t.Errorf("%v, call %d: %v, %v", mode, i, l, err)
+				}
+			} else if !onlyTheStore(err) {
+				t.Errorf("%v, call %d: %v", mode, i, err)
+			}
+			if err != nil { // try again: it is made, or is there
+				_, err = txlog.Create(t.Context(), inner, root, txlog.CreateOptions{Schema: schema()}, txlog.Options{})
+				if err != nil && !errors.Is(err, txlog.ErrTableExists) {
+					t.Errorf("%v, call %d: tried again: %v", mode, i, err)
+				}
+				if s := latest(t, open(t, inner)); s.Version() != 0 {
+					t.Errorf("%v, call %d: the table is at version %d", mode, i, s.Version())
+				}
+			}
+			if fired == 0 {
+				break
+			}
+		}
+	}
+}
