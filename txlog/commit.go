@@ -119,9 +119,9 @@ func (l *Log) dequeue(p *pending) bool {
 // commitLoop commits what is queued, group by group, and ends when nothing
 // is. At most one runs.
 func (l *Log) commitLoop() {
-	last, took := 0, time.Duration(0)
+	last := 0
 	for {
-		l.gather(last, min(took/16, maxGather))
+		l.gather(last)
 		l.mu.Lock()
 		group := l.commits.take()
 		if group == nil {
@@ -131,19 +131,36 @@ func (l *Log) commitLoop() {
 		}
 		l.mu.Unlock()
 		last = len(group)
-		start := l.opts.Now()
 		l.commitGroup(group)
-		took = elapsed(start, l.opts.Now())
 	}
 }
 
-// gather waits for up to d until n transactions wait: those who committed
-// together are likely to come back together. Without it the first to come back
-// would take a whole round trip for itself, with all others behind it.
-func (l *Log) gather(n int, d time.Duration) {
-	if n < 2 || d <= 0 {
-		return
+// gather waits a little for as many transactions as last committed together and
+// came meanwhile: those who have just committed are likely to be back soon.
+// Without that the first to come back would take a whole round trip for
+// itself, with all others behind it. Then it waits until the next entry may go
+// out, if there is to be one.
+func (l *Log) gather(last int) {
+	l.mu.Lock()
+	patience := min(l.pace.roundTrip/16, maxGather)
+	n := min(last+len(l.commits.waiting), maxGroup)
+	l.mu.Unlock()
+	if last > 0 && n > 1 && patience > 0 {
+		l.awaitArrivals(n, patience)
 	}
+	l.mu.Lock()
+	pause := min(l.pace.free.Sub(l.opts.Now()), maxPause)
+	if len(l.commits.waiting) == 0 {
+		pause = 0
+	}
+	l.mu.Unlock()
+	if pause > 0 {
+		time.Sleep(pause)
+	}
+}
+
+// awaitArrivals waits until n transactions wait, for at most d.
+func (l *Log) awaitArrivals(n int, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
@@ -259,7 +276,6 @@ func (l *Log) commitEntry(ctx context.Context, group *[]*pending, ev *CommitEven
 	if err != nil {
 		return nil, err
 	}
-	backoff := backoffMin
 	for {
 		data, next, err := l.buildEntry(ctx, head, group)
 		if err != nil || len(*group) == 0 {
@@ -286,10 +302,12 @@ func (l *Log) commitEntry(ctx context.Context, group *[]*pending, ev *CommitEven
 		if ev.Conflicts > 1 {
 			// Others are busy: step aside for a moment, then catch up, so that
 			// we do not offer versions that are long taken.
+			l.mu.Lock()
+			backoff := l.pace.backoff()
+			l.mu.Unlock()
 			if err := sleep(ctx, rand.N(backoff)); err != nil {
 				return nil, err
 			}
-			backoff = min(2*backoff, backoffMax)
 			if head, err = l.refreshFrom(ctx, head); err != nil {
 				return nil, err
 			}
@@ -457,6 +475,10 @@ func (l *Log) settle(ctx context.Context, next *Snapshot, sent time.Time) error 
 			return fmt.Errorf("%w: version %d, transaction %s: %w", storage.ErrUnknownOutcome, int64(next.version), next.txnID, err)
 		}
 	}
+	now := l.opts.Now()
+	l.mu.Lock()
+	l.pace.won(next, elapsed(sent, now), now, rand.Float64())
+	l.mu.Unlock()
 	l.publish(next, sent)
 	l.addUpkeep(next)
 	return nil
@@ -469,6 +491,7 @@ func (l *Log) publish(s *Snapshot, confirmed time.Time) {
 	defer l.mu.Unlock()
 	if l.head == nil || s.version >= l.head.version {
 		l.head = s
+		l.pace.saw(s)
 		if !confirmed.IsZero() {
 			l.confirmed = confirmed
 		}

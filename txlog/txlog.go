@@ -169,6 +169,7 @@ type Log struct {
 	head      *Snapshot  // latest version known
 	confirmed time.Time  // local clock when head was last seen to be the latest
 	commits   commitQueue
+	pace      pace
 	upkeep    []*Snapshot
 	due       chan struct{} // signals Run that upkeep is not empty
 }
