@@ -95,15 +95,15 @@ func (o Object) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON checks that the value is a flat object and keeps its text.
 func (o *Object) UnmarshalJSON(b []byte) error {
-	if string(b) == "null" || string(b) == "{}" {
-		*o = ""
-		return nil
-	}
-	t := Object(b)
-	if _, err := t.Map(); err != nil {
+	s := scanner{data: b}
+	text, err := s.object()
+	if err != nil {
 		return err
 	}
-	*o = t
+	if s.peek(); s.pos < len(b) {
+		return s.fail("want the end")
+	}
+	*o = Object(text)
 	return nil
 }
 

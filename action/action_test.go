@@ -186,28 +186,3 @@ func TestSchemaRoundTrip(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
-
-func FuzzDecode(f *testing.F) {
-	data, err := full().Encode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add([]byte(`{"add":{"path":"p","partitionValues":{"a":null}}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Decode(data)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatalf("untyped error %v", err)
-			}
-			return
-		}
-		again, err := c.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Decode(again); err != nil {
-			t.Fatalf("what was encoded does not decode: %v", err)
-		}
-	})
-}

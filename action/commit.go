@@ -3,9 +3,7 @@ package action
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 )
 
 // Commit is one log entry: the actions of one version, by kind. Within a
@@ -68,64 +66,6 @@ func (c *Commit) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
 	return buf.Bytes(), nil
-}
-
-// Decode parses a log entry. It returns an error that wraps ErrCorrupt for a
-// line that is no JSON object, for a file action without a path, and for two
-// actions that one version may hold only once.
-func Decode(data []byte) (*Commit, error) {
-	c := &Commit{}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	for n := 1; ; n++ {
-		var l line
-		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
-			return c, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("%w: action %d: %w", ErrCorrupt, n, err)
-		}
-		if err := c.put(&l); err != nil {
-			return nil, fmt.Errorf("%w: action %d: %w", ErrCorrupt, n, err)
-		}
-	}
-}
-
-var (
-	errTwice  = errors.New("action occurs twice in one version")
-	errNoPath = errors.New("file action without a path")
-)
-
-func (c *Commit) put(l *line) error {
-	switch {
-	case l.Add != nil:
-		if l.Add.Path == "" {
-			return errNoPath
-		}
-		c.Adds = append(c.Adds, *l.Add)
-	case l.Remove != nil:
-		if l.Remove.Path == "" {
-			return errNoPath
-		}
-		c.Removes = append(c.Removes, *l.Remove)
-	case l.Txn != nil:
-		c.Txns = append(c.Txns, *l.Txn)
-	case l.DomainMetadata != nil:
-		c.Domains = append(c.Domains, *l.DomainMetadata)
-	case l.MetaData != nil:
-		if c.Metadata != nil {
-			return fmt.Errorf("metaData: %w", errTwice)
-		}
-		c.Metadata = l.MetaData
-	case l.Protocol != nil:
-		if c.Protocol != nil {
-			return fmt.Errorf("protocol: %w", errTwice)
-		}
-		c.Protocol = l.Protocol
-	case l.CommitInfo != nil:
-		if c.Info == nil {
-			c.Info = l.CommitInfo
-		}
-	}
-	return nil
 }
 
 // InCommitTimestamp returns the commit's own time in ms since the epoch.
