@@ -261,7 +261,11 @@ func (l *Log) commitGroup(group []*pending) {
 	ev := CommitEvent{Operation: group[0].t.op.Name}
 	s, err := l.commitEntry(ctx, &group, &ev)
 	for _, p := range group {
-		p.done <- outcome{s, err}
+		own := err
+		if p.ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, storage.ErrUnknownOutcome) {
+			own = p.ctx.Err() // the group's context ended because its members' did
+		}
+		p.done <- outcome{s, own}
 	}
 	if len(group) > 0 && l.opts.Events.CommitEnd != nil {
 		ev.Transactions, ev.Err, ev.Duration = len(group), err, elapsed(start, l.opts.Now())
@@ -442,10 +446,12 @@ func (l *Log) put(ctx context.Context, v action.Version, txnID string, data []by
 			if errors.Is(err, storage.ErrNotFound) {
 				break // offer it again
 			}
-			if errors.Is(err, action.ErrCorrupt) {
+			if errors.Is(err, action.ErrCorrupt) && !doubtful {
 				return false, nil, err
 			}
-			if sleep(ctx, rand.N(backoff)) != nil {
+			// What does not pass, such as credentials that were withdrawn, is
+			// for the caller to hear of.
+			if !errors.Is(err, storage.ErrUnavailable) || sleep(ctx, rand.N(backoff)) != nil {
 				return false, nil, fmt.Errorf("%w: version %d, transaction %s: %w", storage.ErrUnknownOutcome, int64(v), txnID, err)
 			}
 			backoff = min(2*backoff, backoffMax)

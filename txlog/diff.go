@@ -2,7 +2,6 @@ package txlog
 
 import (
 	"iter"
-	"strings"
 
 	"cardinalsin/action"
 )
@@ -25,11 +24,15 @@ func CompareFiles(from, to *Snapshot) FileChanges {
 	defer stop()
 	b, more := next()
 	for a := range from.Files() {
-		for more && compareKeys(b.Key(), a.Key()) < 0 {
+		key, order := canonicalKey(a.Key()), -1
+		for more {
+			if order = compareKey(canonicalKey(b.Key()), key); order >= 0 {
+				break
+			}
 			c.Added = append(c.Added, b)
 			b, more = next()
 		}
-		if more && b.Key() == a.Key() {
+		if more && order == 0 {
 			b, more = next()
 			continue
 		}
@@ -39,14 +42,6 @@ func CompareFiles(from, to *Snapshot) FileChanges {
 		c.Added = append(c.Added, b)
 	}
 	return c
-}
-
-// compareKeys orders as Files does.
-func compareKeys(a, b action.Key) int {
-	if c := strings.Compare(a.Path, b.Path); c != 0 {
-		return c
-	}
-	return strings.Compare(a.DV, b.DV)
 }
 
 // Rows is the number of rows that a file contributes: its records less those

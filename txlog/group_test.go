@@ -331,3 +331,41 @@ func BenchmarkCommit(b *testing.B) {
 		}
 	}
 }
+
+// mute is a store that applies a put, loses its answer, and then refuses reads.
+type mute struct {
+	storage.Store
+	on bool
+}
+
+func (m *mute) PutIfAbsent(ctx context.Context, key string, data []byte) (storage.ObjectInfo, error) {
+	info, err := m.Store.PutIfAbsent(ctx, key, data)
+	if m.on && err == nil {
+		return info, storage.ErrUnknownOutcome
+	}
+	return info, err
+}
+
+func (m *mute) Get(ctx context.Context, key string) ([]byte, storage.ObjectInfo, error) {
+	if m.on {
+		return nil, storage.ObjectInfo{}, storage.ErrPermission
+	}
+	return m.Store.Get(ctx, key)
+}
+
+// Where it cannot be found out any more whether a put was applied, the commit
+// ends as unknown, whether or not the caller has a deadline; the next load
+// settles it.
+func TestUnknownOutcomeThatCannotBeReadBack(t *testing.T) {
+	store := &mute{Store: mem.New(mem.Options{})}
+	l := create(t, store, txlog.Options{})
+	store.on = true
+	_, err := appendFile(context.Background(), l, nil, "a")
+	if !errors.Is(err, storage.ErrUnknownOutcome) || !errors.Is(err, storage.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+	store.on = false
+	if d := gocmp.Diff([]string{"a"}, paths(latest(t, l))); d != "" {
+		t.Error(d)
+	}
+}

@@ -3,10 +3,12 @@ package txlog
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,11 +25,16 @@ type Operation struct {
 	BlindAppend bool
 }
 
+// ErrCommitted: the transaction was given to Commit before. What became of it
+// then, the latest version tells; to try again takes a new transaction.
+var ErrCommitted = errors.New("transaction was committed before")
+
 // Transaction collects the changes of one version and the requirements under
 // which they make sense. It is built by one goroutine and committed once.
 type Transaction struct {
 	log  *Log
-	base *Snapshot // nil: before version 0
+	used atomic.Bool // Commit was called
+	base *Snapshot   // nil: before version 0
 	id   string
 	op   Operation
 
@@ -90,11 +97,14 @@ func (t *Transaction) Require(r ...Requirement) { t.requirements = append(t.requ
 // that waited for the same one. When it returns nil the version is durable.
 //
 // Errors: one of a failed requirement; ErrReadOnly, ErrAppendOnly;
-// ErrTableExists (Create); ErrQueueFull;
+// ErrTableExists (Create); ErrQueueFull; ErrCommitted;
 // storage.ErrUnknownOutcome when ctx ended while it was not known whether the
 // entry exists: the next load settles it, by ID. A context that ends before
 // the entry is sent gives the context's error, and nothing was committed.
 func (t *Transaction) Commit(ctx context.Context) (*Snapshot, error) {
+	if t.used.Swap(true) {
+		return nil, fmt.Errorf("commit %s %s: %w", t.op.Name, t.id, ErrCommitted)
+	}
 	if n := t.actions(); n > maxGroupActions {
 		return nil, fmt.Errorf("commit %s: %d file actions exceed the limit of %d", t.op.Name, n, maxGroupActions)
 	}
