@@ -81,11 +81,11 @@ func TestClocksApart(t *testing.T) {
 			t.Errorf("version %d is of %d, after %d", v, ict, last)
 		}
 		if s, err := l.Snapshot(t.Context(), txlog.AtTime(time.UnixMilli(ict))); err != nil || s.Version() != v {
-			t.Errorf("at the time of version %d: %v, %v", v, s, err)
+			t.Errorf("at the time of version %d: another version, or %v", v, err)
 		}
 		s, err := l.Snapshot(t.Context(), txlog.AtTime(time.UnixMilli(ict-1)))
 		if v == 0 && !errors.Is(err, txlog.ErrVersionNotFound) || v > 0 && (err != nil || s.Version() != v-1) {
-			t.Errorf("just before version %d: %v, %v", v, s, err)
+			t.Errorf("just before version %d: not the one before, or %v", v, err)
 		}
 		last = ict
 	}
