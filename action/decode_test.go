@@ -433,6 +433,7 @@ func FuzzDecode(f *testing.F) {
 		if !ok {
 			return
 		}
+		checkEncode(t, c)
 		again, err := c.Encode()
 		if err != nil {
 			t.Fatal(err)
