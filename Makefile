@@ -14,7 +14,7 @@ PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: interop-minio help build run test race lint fmt fuzz bench golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
+.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ fuzz: ## fuzz every decoder for FUZZTIME each
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
+
+bench-log: $(TOOLS)/venv $(TOOLS)/bin/versitygw ## our log beside delta-rs and the Rust kernel: load, refresh, commit, checkpoint
+	$(GO) build -o $(BIN)/bench-log ./internal/bench
+	$(BIN)/bench-log -python $(TOOLS)/venv/bin/python $(BENCHFLAGS)
 
 crash: build ## kill -9 the real server 20 times under load; every acknowledged sample must be there once
 	$(GO) test -count=1 -tags crash -run TestKill -v -timeout 20m ./internal/crash -args -binary $(BIN)/cardinal
