@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +41,10 @@ type Options struct {
 	Store string
 	// Tenant and Table name the table. Defaults "default" and "metrics".
 	Tenant, Table string
+	// AnyPath lets both be paths, and Tenant "." for none, so that every folder
+	// below the store can be named: for whoever owns the store, to read tables
+	// of other engines. Never set it where the names come from others.
+	AnyPath bool
 	// WALDir holds the WALs of all tables of this process; a writer is opened
 	// if it is set, and the table is created if there is none.
 	WALDir string
@@ -98,23 +104,39 @@ func ValidateName(name string) error {
 	return nil
 }
 
+// root is the table's key prefix. An error wraps ErrInvalidName.
+func (o *Options) root() (string, error) {
+	root := o.Tenant + "/" + o.Table
+	if o.AnyPath {
+		root = strings.Trim(strings.TrimPrefix(root, "./"), "/")
+		if err := storage.ValidateKey(root); err != nil {
+			return "", fmt.Errorf("%w: %q: %w", ErrInvalidName, root, err)
+		}
+		return root, nil
+	}
+	for _, n := range []string{o.Tenant, o.Table} {
+		if err := ValidateName(n); err != nil {
+			return "", err
+		}
+	}
+	return root, nil
+}
+
 // Open opens a table. With a WALDir the store is probed first, and the table
 // created if it does not exist; without, it is only read and maintained.
 // Errors: txlog.ErrNotTable, storage.ErrStoreRefused, ErrInvalidName,
 // wal.ErrLocked, and what the parts return.
 func Open(ctx context.Context, opts Options) (*DB, error) {
 	opts.EnsureDefaults()
-	for _, n := range []string{opts.Tenant, opts.Table} {
-		if err := ValidateName(n); err != nil {
-			return nil, err
-		}
+	root, err := opts.root()
+	if err != nil {
+		return nil, err
 	}
 	inner, err := storeurl.Open(ctx, opts.Store)
 	if err != nil {
 		return nil, err
 	}
 	db := &DB{opts: opts, Meter: meter.New(inner, meter.Options{OnCall: opts.OnCall})}
-	root := opts.Tenant + "/" + opts.Table
 	if opts.WALDir != "" {
 		if _, err := storage.Probe(ctx, db.Meter, opts.Tenant+"/_cardinal_probe/"); err != nil {
 			return nil, err
@@ -141,9 +163,30 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	db.Reader = reader.New(db.Log, db.Pins, reader.Options{Head: db.head})
+	pins, err := db.readPins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	db.Reader = reader.New(db.Log, pins, reader.Options{Head: db.head})
 	db.Compactor = compactor.NewRunner(db.Log, db.Pins, holder, opts.Compactor)
 	return db, nil
+}
+
+// readPins are the pins that protect readers from vacuum. No vacuum of ours
+// works on the table of another engine, in whose folder nothing of ours
+// belongs and which may be read-only.
+func (db *DB) readPins(ctx context.Context) (*lease.Pins, error) {
+	if db.Writer != nil {
+		return db.Pins, nil
+	}
+	s, err := db.Log.Snapshot(ctx, txlog.Latest())
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(s.Protocol().WriterFeatures, txlog.ExclusiveFeature) {
+		return nil, nil //nolint:nilnil // no pins are needed
+	}
+	return db.Pins, nil
 }
 
 // create makes the table as every table of ours begins.
@@ -177,8 +220,8 @@ func (db *DB) head() reader.HeadView {
 // StoreURL is where the table lives.
 func (db *DB) StoreURL() string { return db.opts.Store }
 
-// TableName is the table's own name.
-func (db *DB) TableName() string { return db.opts.Table }
+// TableName is the table's own name, of a path the last element.
+func (db *DB) TableName() string { return path.Base(db.opts.Table) }
 
 // PinPrefix is the key prefix of the table's pins.
 func (db *DB) PinPrefix() string { return db.Log.Root() + "/_cardinal/pins" }

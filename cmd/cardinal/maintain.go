@@ -28,7 +28,7 @@ func tableOptions(c *ucli.Context) (cardinalsin.Options, error) {
 	if err != nil {
 		return cardinalsin.Options{}, err
 	}
-	return cardinalsin.Options{Store: c.String("store"), Tenant: c.String("tenant"), Table: c.String("table"), Logger: logger}, nil
+	return cardinalsin.Options{Store: c.String("store"), Tenant: c.String("tenant"), Table: c.String("table"), AnyPath: true, Logger: logger}, nil
 }
 
 func vacuumCommand() *ucli.Command {
