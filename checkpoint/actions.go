@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"github.com/parquet-go/parquet-go/format"
 
@@ -95,6 +96,9 @@ func (g *groupReader) mapMembers(m *mapReader, row int64, dst []member) []member
 func (g *groupReader) object(m *mapReader, row int64) action.Object {
 	g.members = sortMembers(g.mapMembers(m, row, g.members[:0]))
 	g.text = appendObject(g.text[:0], g.members)
+	if g.sumOnly {
+		return action.Object(unsafe.String(unsafe.SliceData(g.text), len(g.text))) // summed up before the next one
+	}
 	return action.Object(g.text)
 }
 
@@ -102,10 +106,16 @@ func (g *groupReader) object(m *mapReader, row int64) action.Object {
 // ones become one string.
 func (g *groupReader) partition(m *mapReader, row int64) action.Object {
 	g.members = sortMembers(g.mapMembers(m, row, g.members[:0]))
-	if slices.Equal(g.members, g.last) {
+	if !g.sumOnly && slices.Equal(g.members, g.last) {
 		return g.lastValues
 	}
 	g.text = appendObject(g.text[:0], g.members)
+	if g.sumOnly { // what the last members point to may be gone
+		if string(g.text) != string(g.lastValues) {
+			g.lastValues = g.interned.object(g.text)
+		}
+		return g.lastValues
+	}
 	g.lastValues = g.interned.object(g.text)
 	g.last = append(g.last[:0], g.members...)
 	return g.lastValues

@@ -99,7 +99,7 @@ type State struct {
 	// retention, each in strictly ascending order of path, then deletion
 	// vector. Which tombstones are inside must follow from the version alone,
 	// so that all who write its checkpoint write the same bytes. Nil means
-	// none. They are ranged over once.
+	// none. They are ranged over once, and nothing is kept of what they yield.
 	Adds    iter.Seq[*action.Add]
 	Removes iter.Seq[*action.Remove]
 	// NumAdds and NumRemoves are hints for buffer sizes; the true numbers are
@@ -122,6 +122,10 @@ type Sink struct {
 	Domain   func(action.DomainMetadata) error
 	Add      func(*action.Add) error
 	Remove   func(*action.Remove) error
+
+	// sumOnly: file actions are only summed up, and never delivered. It keeps
+	// memory low rather than reading far ahead.
+	sumOnly bool
 }
 
 // Info describes a checkpoint that Write has made sure of.

@@ -277,7 +277,7 @@ func TestSpans(t *testing.T) {
 		src.file.RowGroups = append(src.file.RowGroups, parquetcol.RowGroup{NumRows: 1})
 	}
 	var got []string
-	for _, sp := range src.spans(func(g int) []parquetcol.Chunk { return chunks[g] }) {
+	for _, sp := range src.spans(spanBytes, func(g int) []parquetcol.Chunk { return chunks[g] }) {
 		got = append(got, fmt.Sprintf("%v %v %d", sp.groups, sp.ranges, sp.bytes))
 	}
 	want := []string{

@@ -15,6 +15,7 @@ import (
 type fileReader struct {
 	file     *parquetcol.File
 	hash     bool
+	sumOnly  bool // file actions are summed up and not delivered
 	interned *interner
 	actions  []actionNodes
 	// stats and values are the struct forms of statistics and partition
@@ -45,7 +46,7 @@ type actionNodes struct {
 // newFileReader finds the actions in a file's schema. Of a sidecar it takes
 // only file actions.
 func newFileReader(f *parquetcol.File, sink *Sink, sidecar, hash bool, in *interner) (*fileReader, error) {
-	r := &fileReader{file: f, hash: hash, interned: in}
+	r := &fileReader{file: f, hash: hash, sumOnly: sink.sumOnly, interned: in}
 	for _, a := range []struct {
 		kind        actionKind
 		name, probe string
@@ -138,6 +139,7 @@ type groupReader struct {
 	rows    *parquetcol.RowGroup
 	window  *window
 	columns []*parquetcol.Column // opened, to be asked for errors
+	borrow  bool                 // columns that are opened now may lend their text
 	err     error
 	hasher  hasher
 	batch   *batch
@@ -145,6 +147,7 @@ type groupReader struct {
 	members, last []member
 	lastValues    action.Object
 	text          []byte
+	files         contents // of the file actions that were only summed up
 }
 
 // kindReader reads one action.
@@ -165,6 +168,7 @@ func (f *fileReader) readGroup(group int, w *window, emit func(*batch) error) er
 	}()
 	var kinds []*kindReader
 	for _, a := range f.actions {
+		g.borrow = g.sumOnly && a.kind.file()
 		k := &kindReader{kind: a.kind, def: a.node.Def, probe: g.column(a.node, a.probe.Name, anyType)}
 		if k.probe == nil {
 			return g.err
@@ -190,9 +194,13 @@ func (f *fileReader) readGroup(group int, w *window, emit func(*batch) error) er
 				continue
 			}
 			if k.read == nil {
+				g.borrow = g.sumOnly && k.kind.file()
 				k.read = g.open(k.kind, nodes[k.kind], k.probe)
 			}
 			k.read(row)
+			if g.sumOnly && k.kind.file() {
+				g.sumFile()
+			}
 			if i > 0 { // a row holds one action; the next is likely of its kind
 				copy(kinds[1:], kinds[:i])
 				kinds[0] = k
@@ -208,10 +216,12 @@ func (f *fileReader) readGroup(group int, w *window, emit func(*batch) error) er
 			if g.err != nil {
 				return g.err
 			}
-			if g.batch.len() == 0 {
+			if g.batch.len() == 0 && g.files == (contents{}) {
 				continue
 			}
 			g.sumUp()
+			g.batch.sum.merge(g.files)
+			g.files = contents{}
 			if err := emit(g.batch); err != nil {
 				return err
 			}
@@ -273,7 +283,29 @@ func (g *groupReader) leaf(n *parquetcol.Node) *parquetcol.Column {
 		g.fail(err)
 	}
 	g.columns = append(g.columns, c)
+	if g.borrow {
+		c.Borrow()
+	}
 	return c
+}
+
+// file reports whether a kind is of files; the others are few.
+func (k actionKind) file() bool { return k == addAction || k == removeAction }
+
+// sumFile sums up the file action that was just read and forgets it.
+func (g *groupReader) sumFile() {
+	b, h := g.batch, &g.hasher
+	if g.hash {
+		for i := range b.adds {
+			g.files.Sum += h.add(&b.adds[i])
+		}
+		for i := range b.removes {
+			g.files.Sum += h.remove(&b.removes[i])
+		}
+		g.files.Adds += int64(len(b.adds))
+		g.files.Removes += int64(len(b.removes))
+	}
+	b.adds, b.removes = b.adds[:0], b.removes[:0]
 }
 
 // sumUp sums up the batch's actions, where the file says what they come to.

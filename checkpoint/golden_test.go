@@ -474,7 +474,7 @@ func addsOf(t testing.TB, src *source) (adds []action.Add) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, sp := range src.spans(r.chunks) {
+	for _, sp := range src.spans(spanBytes, r.chunks) {
 		w, err := src.fetch(t.Context(), sp)
 		if err != nil {
 			t.Fatal(err)

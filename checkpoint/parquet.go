@@ -30,6 +30,11 @@ const (
 	gapBytes = 256 << 10
 	// aheadBytes bounds what has been read and is not decoded yet.
 	aheadBytes = 64 << 20
+	// sumSpanBytes and sumAheadBytes are the same where a file is only summed
+	// up.
+	sumSpanBytes, sumAheadBytes = 2 << 20, 4 << 20
+	// groupWaste is about what decoding a row group leaves beside its bytes.
+	groupWaste = 256 << 10
 	// aheadObjects bounds the objects that are opened ahead.
 	aheadObjects = 8
 )
@@ -125,8 +130,8 @@ type span struct {
 
 type byteRange struct{ from, to int64 }
 
-// spans cuts an object into spans; chunks tells what is needed of a group.
-func (s *source) spans(chunks func(group int) []parquetcol.Chunk) []span {
+// spans cuts an object into spans of about limit bytes; chunks tells what is needed of a group.
+func (s *source) spans(limit int64, chunks func(group int) []parquetcol.Chunk) []span {
 	var out []span
 	for g := range s.file.RowGroups {
 		var ranges []byteRange
@@ -141,7 +146,7 @@ func (s *source) spans(chunks func(group int) []parquetcol.Chunk) []span {
 		ranges = coalesce(ranges)
 		if n := len(out); n > 0 {
 			both := coalesce(slices.Concat(out[n-1].ranges, ranges))
-			if total(both) <= spanBytes {
+			if total(both) <= limit {
 				out[n-1].ranges, out[n-1].bytes = both, total(both)
 				out[n-1].groups = append(out[n-1].groups, g)
 				continue
@@ -260,9 +265,16 @@ func readParquet(ctx context.Context, store storage.Store, files []part, sidecar
 		_ = g.Wait() // all errors come through the jobs
 	}()
 	workers := runtime.GOMAXPROCS(0)
+	if d.sink.sumOnly {
+		workers = 1
+	}
 	ordered := make(chan *job, workers+1)
 	todo := make(chan *job, workers+1)
-	budget := semaphore.NewWeighted(aheadBytes)
+	spanLimit, ahead := int64(spanBytes), int64(aheadBytes)
+	if d.sink.sumOnly {
+		spanLimit, ahead = sumSpanBytes, sumAheadBytes
+	}
+	budget := semaphore.NewWeighted(ahead)
 	interned := newInterner()
 
 	g.Go(func() error {
@@ -294,8 +306,8 @@ func readParquet(ctx context.Context, store storage.Store, files []part, sidecar
 				fail(damaged(src.key, err))
 				return nil
 			}
-			for _, sp := range src.spans(r.chunks) {
-				weight := min(sp.bytes/int64(len(sp.groups)), aheadBytes/int64(len(sp.groups)))
+			for _, sp := range src.spans(spanLimit, r.chunks) {
+				weight := min(sp.bytes, ahead) / int64(len(sp.groups))
 				if err := budget.Acquire(ctx, weight*int64(len(sp.groups))); err != nil {
 					return nil
 				}
@@ -330,6 +342,7 @@ func readParquet(ctx context.Context, store storage.Store, files []part, sidecar
 			return nil
 		})
 	}
+	var waste garbage
 	for j := range ordered {
 		for b := range j.out {
 			if err := d.deliver(b); err != nil {
@@ -339,6 +352,9 @@ func readParquet(ctx context.Context, store storage.Store, files []part, sidecar
 		if j.err != nil {
 			// A cancelled caller hears of that, not of what it led to.
 			return cmp.Or(context.Cause(outer), j.err)
+		}
+		if d.sink.sumOnly {
+			waste.add(j.weight + groupWaste)
 		}
 	}
 	return context.Cause(outer)

@@ -1,12 +1,10 @@
 package checkpoint
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"cardinalsin/action"
 	"cardinalsin/storage"
@@ -216,56 +214,51 @@ func readJSON(ctx context.Context, store storage.Store, key string, d *delivery)
 	if err != nil {
 		return storeErr(key, err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
 	b := &batch{}
-	for n := 1; ; n++ {
-		var l struct {
-			Protocol *action.Protocol       `json:"protocol"`
-			MetaData *action.Metadata       `json:"metaData"`
-			Txn      *action.SetTransaction `json:"txn"`
-			Domain   *action.DomainMetadata `json:"domainMetadata"`
-			Add      *action.Add            `json:"add"`
-			Remove   *action.Remove         `json:"remove"`
-			Sidecar  *sidecar               `json:"sidecar"`
-			Manifest *struct {
-				Version int64 `json:"version"`
-			} `json:"checkpointMetadata"`
+	full := func() error {
+		if b.len() < batchRows {
+			return nil
 		}
-		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return damaged(key, fmt.Errorf("action %d: %w", n, err))
-		}
-		switch {
-		case l.Add != nil:
-			if l.Add.Path == "" {
-				return damaged(key, fmt.Errorf("action %d: add without a path", n))
+		err := d.deliver(b)
+		b = &batch{}
+		return err
+	}
+	sink := &action.Sink{
+		Protocol: func(p *action.Protocol) error { b.protocols = append(b.protocols, *p); return full() },
+		Metadata: func(m *action.Metadata) error { b.metadatas = append(b.metadatas, *m); return full() },
+		Txn:      func(t *action.SetTransaction) error { b.txns = append(b.txns, *t); return full() },
+		Domain:   func(m *action.DomainMetadata) error { b.domains = append(b.domains, *m); return full() },
+		Other: func(name string, value json.RawMessage) error {
+			switch name {
+			case "sidecar":
+				var s sidecar
+				if err := json.Unmarshal(value, &s); err != nil {
+					return fmt.Errorf("sidecar: %w", err)
+				}
+				b.sidecars = append(b.sidecars, s)
+			case "checkpointMetadata":
+				var m struct {
+					Version int64 `json:"version"`
+				}
+				if err := json.Unmarshal(value, &m); err != nil {
+					return fmt.Errorf("checkpointMetadata: %w", err)
+				}
+				b.manifests = append(b.manifests, m.Version)
 			}
-			b.adds = append(b.adds, *l.Add)
-		case l.Remove != nil:
-			if l.Remove.Path == "" {
-				return damaged(key, fmt.Errorf("action %d: remove without a path", n))
-			}
-			b.removes = append(b.removes, *l.Remove)
-		case l.Txn != nil:
-			b.txns = append(b.txns, *l.Txn)
-		case l.Domain != nil:
-			b.domains = append(b.domains, *l.Domain)
-		case l.Protocol != nil:
-			b.protocols = append(b.protocols, *l.Protocol)
-		case l.MetaData != nil:
-			b.metadatas = append(b.metadatas, *l.MetaData)
-		case l.Sidecar != nil:
-			b.sidecars = append(b.sidecars, *l.Sidecar)
-		case l.Manifest != nil:
-			b.manifests = append(b.manifests, l.Manifest.Version)
+			return full()
+		},
+	}
+	if d.sink.Add != nil {
+		sink.Add = func(a *action.Add) error { b.adds = append(b.adds, *a); return full() }
+	}
+	if d.sink.Remove != nil {
+		sink.Remove = func(r *action.Remove) error { b.removes = append(b.removes, *r); return full() }
+	}
+	if err := action.Scan(data, sink); err != nil {
+		if d.sinkErr != nil {
+			return err
 		}
-		if b.len() >= batchRows {
-			if err := d.deliver(b); err != nil {
-				return err
-			}
-			b = &batch{}
-		}
+		return damaged(key, err)
 	}
 	return d.deliver(b)
 }

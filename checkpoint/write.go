@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -49,6 +50,11 @@ func write(ctx context.Context, store storage.Store, logDir string, s State, opt
 		size, err := putFile(ctx, store, logDir, s, opts)
 		if err != nil {
 			return Info{}, err
+		}
+		if size >= collectEvery {
+			// What the encoder held lies in pools, which outlive one collection.
+			runtime.GC()
+			runtime.GC()
 		}
 		// What was stored is read back before any hint names it. Another
 		// process may have replaced it meanwhile, by a checkpoint that is as
@@ -100,6 +106,7 @@ func verify(ctx context.Context, store storage.Store, logDir string, ref Ref) (*
 		Domain:   func(action.DomainMetadata) error { return nil },
 		Add:      func(*action.Add) error { return nil },
 		Remove:   func(*action.Remove) error { return nil },
+		sumOnly:  true,
 	}}
 	if err := read(ctx, store, logDir, ref, d); err != nil {
 		return nil, err
@@ -162,4 +169,19 @@ func normalState(s State) (State, error) {
 		}
 	}
 	return s, nil
+}
+
+// collectEvery is how much garbage a checkpoint may leave before it is
+// collected. The collector alone would let it grow to the size of all that the
+// process holds, which with a great table is the table.
+const collectEvery = 8 << 20
+
+// garbage counts what was allocated and is not used any more, roughly.
+type garbage int64
+
+func (g *garbage) add(n int64) {
+	if *g += garbage(n); *g >= collectEvery {
+		*g = 0
+		runtime.GC()
+	}
 }

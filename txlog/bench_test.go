@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"cardinalsin/action"
 	"cardinalsin/checkpoint"
@@ -196,4 +197,50 @@ func BenchmarkFiles(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1e6, "ns/file")
+}
+
+// BenchmarkCheckpoint writes a checkpoint of a million files to a disk, and
+// reports how far the heap rose above the snapshot, as a multiple of it.
+func BenchmarkCheckpoint(b *testing.B) {
+	store, err := local.New(b.TempDir(), local.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	before := heap()
+	l := ourTable(b, store, 1_000_000)
+	snapshot := heap() - before
+	var peak uint64
+	for b.Loop() {
+		b.StopTimer()
+		s, err := appendFile(b.Context(), l, nil, fmt.Sprint(latest(b, l).Version()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		runtime.GC()
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			var m runtime.MemStats
+			for {
+				runtime.ReadMemStats(&m)
+				peak = max(peak, m.HeapAlloc)
+				select {
+				case <-stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		}()
+		b.StartTimer()
+		if _, err := l.Checkpoint(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		close(stop)
+		<-done
+		b.ReportMetric(float64(s.NumFiles()), "files")
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(snapshot)/(1<<20), "snapshot-MiB")
+	b.ReportMetric(float64(peak-before)/float64(snapshot), "peak/snapshot")
 }

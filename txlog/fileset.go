@@ -109,6 +109,20 @@ func (s *fileSet) adds(values *valueTable) iter.Seq[*action.Add] {
 	}
 }
 
+// each is adds for those who keep nothing: every add is overwritten by the next.
+func (s *fileSet) each(values *valueTable) iter.Seq[*action.Add] {
+	return func(yield func(*action.Add) bool) {
+		texts := *values.texts.Load()
+		var f file
+		var a action.Add
+		s.tree.Scan(func(p packed) bool {
+			p.unpack(texts, &f)
+			f.add(&a)
+			return yield(&a)
+		})
+	}
+}
+
 // yieldBatch is how many actions are allocated at once for whoever ranges
 // over them: one that is kept keeps the others.
 const yieldBatch = 32

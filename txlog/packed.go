@@ -293,6 +293,13 @@ func text(p packed) (string, packed) {
 
 // key is what orders packed actions.
 func (p packed) key() string {
+	if n := int(p[0]); n < 0x80 { // small enough to be inlined
+		return string(p[1 : 1+n])
+	}
+	return p.longKey()
+}
+
+func (p packed) longKey() string {
 	k, _ := text(p)
 	return k
 }

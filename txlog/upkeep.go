@@ -104,7 +104,7 @@ func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 	oldest := s.ict - l.opts.TombstoneRetention.Milliseconds()
 	st := checkpoint.State{
 		Version: s.version, Protocol: s.protocol, Metadata: s.metadata,
-		Adds: s.Files(), NumAdds: int64(s.NumFiles()),
+		Adds: s.files.each(s.values), NumAdds: int64(s.NumFiles()),
 		Removes: func(yield func(*action.Remove) bool) {
 			for r := range s.Tombstones() {
 				if r.DeletionTimestamp >= oldest && !yield(r) {

@@ -42,6 +42,8 @@ type Column struct {
 
 	row int64 // of a column that repeats: row of the next entry
 
+	borrow bool // see Borrow
+
 	*scratch // nil after Close
 }
 
@@ -77,6 +79,10 @@ func NewColumn(leaf *Node, chunk Chunk, data []byte) *Column {
 	}
 	return c
 }
+
+// Borrow lets strings point into memory of the column's own, which is cheaper:
+// each is valid only until the next call of At, Present or Row.
+func (c *Column) Borrow() { c.borrow = true }
 
 // Node returns the column's place in the schema.
 func (c *Column) Node() *Node { return c.node }
@@ -299,7 +305,7 @@ func (c *Column) readDictionary(h *pageHeader, body []byte) error {
 		return fmt.Errorf("%w: dictionary of %d values", ErrCorrupt, h.values)
 	}
 	if c.node.bytes() {
-		c.dictStrs, err = plainStrings(c.dictStrs[:0], body, h.values, c.node)
+		c.dictStrs, err = plainStrings(c.dictStrs[:0], body, h.values, c.node, false)
 	} else {
 		c.dictInts, err = plainInts(c.dictInts[:0], body, h.values, c.node.Physical)
 	}
@@ -381,7 +387,7 @@ func (c *Column) readValues(enc format.Encoding, body []byte, n int) (err error)
 	switch enc {
 	case format.Plain:
 		if str {
-			c.strs, err = plainStrings(c.strs, body, n, c.node)
+			c.strs, err = plainStrings(c.strs, body, n, c.node, c.borrow)
 		} else {
 			c.ints, err = plainInts(c.ints, body, n, c.node.Physical)
 		}
@@ -449,7 +455,7 @@ func (c *Column) readValues(enc format.Encoding, body []byte, n int) (err error)
 			}
 		}
 		if str {
-			c.strs, err = plainStrings(c.strs, joined, n, c.node)
+			c.strs, err = plainStrings(c.strs, joined, n, c.node, true)
 		} else {
 			c.ints, err = plainInts(c.ints, joined, n, c.node.Physical)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/parquet-go/parquet-go/format"
 )
@@ -127,13 +128,19 @@ func rleBooleans(dst []int64, body []byte, n int) ([]int64, error) {
 }
 
 // plainStrings decodes byte arrays. The page is copied once, as a string that
-// all its values share.
-func plainStrings(dst []string, body []byte, n int, node *Node) ([]string, error) {
+// all its values share; or not at all, if they may share memory with body.
+func plainStrings(dst []string, body []byte, n int, node *Node, share bool) ([]string, error) {
+	text := func(b []byte) string {
+		if share {
+			return unsafe.String(unsafe.SliceData(b), len(b))
+		}
+		return string(b)
+	}
 	if node.Physical == format.FixedLenByteArray {
 		if len(body) < n*node.length {
 			return dst, fmt.Errorf("%w: %d bytes for %d values", ErrCorrupt, len(body), n)
 		}
-		s := string(body[:n*node.length])
+		s := text(body[:n*node.length])
 		for i := range n {
 			dst = append(dst, s[i*node.length:(i+1)*node.length])
 		}
@@ -142,7 +149,7 @@ func plainStrings(dst []string, body []byte, n int, node *Node) ([]string, error
 	if len(body) < 4*n {
 		return dst, fmt.Errorf("%w: %d bytes for %d values", ErrCorrupt, len(body), n)
 	}
-	s := string(body)
+	s := text(body)
 	p := 0
 	for range n {
 		if len(body)-p < 4 {
