@@ -496,8 +496,10 @@ func (l *Log) publish(s *Snapshot, confirmed time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.head == nil || s.version >= l.head.version {
+		if l.head != nil && s.version > l.head.version {
+			l.pace.saw(s)
+		}
 		l.head = s
-		l.pace.saw(s)
 		if !confirmed.IsZero() {
 			l.confirmed = confirmed
 		}

@@ -8,17 +8,20 @@ import (
 	"iter"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/cockroachdb/datadriven"
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"cardinalsin/action"
 	"cardinalsin/storage"
 	"cardinalsin/storage/mem"
+	"cardinalsin/storage/meter"
 	"cardinalsin/txlog"
 )
 
@@ -368,4 +371,67 @@ func TestUnknownOutcomeThatCannotBeReadBack(t *testing.T) {
 	if d := gocmp.Diff([]string{"a"}, paths(latest(t, l))); d != "" {
 		t.Error(d)
 	}
+}
+
+// What an entry of 64 and a restore ask of the store, beside TestRequestCosts.
+func TestGroupCosts(t *testing.T) {
+	datadriven.RunTest(t, "testdata/costs_group", func(t *testing.T, d *datadriven.TestData) string {
+		var calls []string
+		synctest.Test(t, func(t *testing.T) {
+			g := &gate{Store: mem.New(mem.Options{})}
+			recording := false
+			var mu sync.Mutex
+			l := create(t, meter.New(g, meter.Options{OnCall: func(e meter.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				if e.Op != storage.OpNow && recording { // no request
+					calls = append(calls, fmt.Sprintf("%s %s %s", e.Op, strings.TrimPrefix(e.Key, root+"/"), meter.Outcome(e.Err)))
+				}
+			}}), txlog.Options{})
+			record := func() {
+				mu.Lock()
+				defer mu.Unlock()
+				recording = true
+			}
+			switch d.Cmd {
+			case "group":
+				g.hold = make(chan struct{})
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					if _, err := appendFile(t.Context(), l, nil, "first"); err != nil {
+						t.Error(err)
+					}
+					record()
+				})
+				synctest.Wait()
+				for i := range 64 {
+					wg.Go(func() {
+						if _, err := appendFile(t.Context(), l, nil, fmt.Sprint(i)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				synctest.Wait()
+				close(g.hold)
+				wg.Wait()
+			case "restore":
+				for _, p := range []string{"a", "b"} {
+					putFile(t, g, p)
+				}
+				a, b := add("a"), add("b")
+				commit(t, l, func(tx *txlog.Transaction) { tx.Add(a); tx.Add(b) })
+				commit(t, l, func(tx *txlog.Transaction) { tx.Remove(a.Tombstone(true)); tx.Add(add("c")) })
+				record()
+				plan, err := l.PlanRestore(t.Context(), 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				calls = append(calls, "planned")
+				if _, err := plan.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		return strings.Join(calls, "\n") + "\n"
+	})
 }

@@ -20,6 +20,7 @@ const (
 // entry. Log.mu guards it.
 type pace struct {
 	own       int           // versions of ours in a row, none of another's between
+	polite    int           // versions of ours yet to come after which to make way
 	last      string        // txnId of the last one
 	roundTrip time.Duration // of the last conditional put that won
 	free      time.Time     // not before that the next entry goes out
@@ -31,7 +32,8 @@ func (p *pace) won(s *Snapshot, roundTrip time.Duration, now time.Time, jitter f
 	p.last, p.roundTrip = s.txnID, roundTrip
 	pause := 0.0
 	switch {
-	case p.own <= politeFor:
+	case p.polite > 0:
+		p.polite--
 		pause = 1 + jitter
 	case p.own%airEvery == 0:
 		// Others may be reading what we commit, a version a round trip: two to
@@ -41,10 +43,10 @@ func (p *pace) won(s *Snapshot, roundTrip time.Duration, now time.Time, jitter f
 	p.free = now.Add(min(time.Duration(float64(p.roundTrip)*pause), maxPause))
 }
 
-// saw notes that a version is the latest.
+// saw notes that a version came after the last one known.
 func (p *pace) saw(s *Snapshot) {
 	if s.txnID != p.last {
-		p.own = 0
+		p.own, p.polite = 0, politeFor
 	}
 }
 
