@@ -255,10 +255,7 @@ func readJSON(ctx context.Context, store storage.Store, key string, d *delivery)
 		sink.Remove = func(r *action.Remove) error { b.removes = append(b.removes, *r); return full() }
 	}
 	if err := action.Scan(data, sink); err != nil {
-		if d.sinkErr != nil {
-			return err
-		}
-		return damaged(key, err)
+		return damaged(key, err) // or the sink's error, which Read finds in d
 	}
 	return d.deliver(b)
 }
