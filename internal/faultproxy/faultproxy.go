@@ -103,6 +103,7 @@ type Proxy struct {
 
 	rules   []Rule
 	reverse *httputil.ReverseProxy
+	cutting *httputil.ReverseProxy // sends what comes before a cut
 	server  *http.Server
 	served  chan struct{} // closed when the server has ended
 	closing chan struct{} // closed when delays are to end
@@ -146,20 +147,24 @@ func New(target string, opts Options) (*Proxy, error) {
 		seen: map[string]int{}, counts: map[Kind]int{},
 	}
 	silent := slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	p.reverse = &httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.SetURL(u)
-			pr.Out.Host = pr.In.Host // it is signed
-		},
-		Transport: &http.Transport{
-			DisableCompression:  true, // a header of its own would be unsigned
-			MaxIdleConnsPerHost: 64,
-		},
-		FlushInterval:  -1, // what comes before a cut is sent
-		ModifyResponse: cutResponse,
-		ErrorHandler:   p.serverLost,
-		ErrorLog:       silent, // says that a copy was broken off
+	reverse := func(writeBuffer int) *httputil.ReverseProxy {
+		return &httputil.ReverseProxy{
+			Rewrite: func(pr *httputil.ProxyRequest) {
+				pr.SetURL(u)
+				pr.Out.Host = pr.In.Host // it is signed
+			},
+			Transport: &http.Transport{
+				DisableCompression:  true, // a header of its own would be unsigned
+				MaxIdleConnsPerHost: 64,
+				WriteBufferSize:     writeBuffer,
+			},
+			FlushInterval:  -1, // what comes before a cut is sent
+			ModifyResponse: cutResponse,
+			ErrorHandler:   p.serverLost,
+			ErrorLog:       silent, // says that a copy was broken off
+		}
 	}
+	p.reverse, p.cutting = reverse(0), reverse(1)
 	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ErrorLog: silent}
 	go func() {
 		defer close(p.served)
@@ -199,7 +204,9 @@ func (p *Proxy) Close() error {
 		p.late.Wait()
 		p.closeErr = p.server.Close()
 		<-p.served
-		p.reverse.Transport.(*http.Transport).CloseIdleConnections()
+		for _, r := range []*httputil.ReverseProxy{p.reverse, p.cutting} {
+			r.Transport.(*http.Transport).CloseIdleConnections()
+		}
 	})
 	return p.closeErr
 }
@@ -289,7 +296,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 		r.Body = &cut{ReadCloser: r.Body, left: r.ContentLength / 2}
-		p.reverse.ServeHTTP(discard{}, r)
+		p.cutting.ServeHTTP(discard{}, r)
 		panic(http.ErrAbortHandler)
 	case LoseResponse:
 		p.reverse.ServeHTTP(discard{}, detach(r))
@@ -317,7 +324,8 @@ func (p *Proxy) applyLater(r *http.Request, delay time.Duration) {
 	p.late.Go(func() {
 		defer func() {
 			// This is how ReverseProxy ends where a connection breaks.
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
+			v := recover()
+			if err, ok := v.(error); v != nil && (!ok || !errors.Is(err, http.ErrAbortHandler)) {
 				panic(v)
 			}
 		}()

@@ -127,6 +127,9 @@ func TestKinds(t *testing.T) {
 			if err := p.Close(); err != nil {
 				t.Fatal(err)
 			}
+			for wait := time.Now().Add(5 * time.Second); len(b.log()) < len(c.asked) && time.Now().Before(wait); {
+				time.Sleep(time.Millisecond)
+			}
 			b.Close() // waits for its handlers
 			asked := b.log()
 			slices.Sort(asked)
