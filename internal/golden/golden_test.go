@@ -17,6 +17,8 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/checkpoint"
+	"cardinalsin/chunk"
+	"cardinalsin/deletion"
 	"cardinalsin/storage/local"
 	"cardinalsin/txlog"
 )
@@ -110,6 +112,9 @@ func (c *comparison) run(t *testing.T) error {
 	ctx := t.Context()
 	c.log, err = txlog.Open(ctx, store, root, txlog.Options{})
 	if refusal, ok := c.mustFail(); ok {
+		if err == nil {
+			err = c.readAll(t) // the log may be sound and the data not
+		}
 		if err := refusal.check(err); err != nil {
 			return err
 		}
@@ -168,8 +173,13 @@ func (c *comparison) mustFail() (refusal, bool) {
 		return refusal{[]error{txlog.ErrUnsupported}, []string{"reader version", "reader feature"}}, true
 	case must && t.has("gap"):
 		return refusal{corrupt, []string{".json"}}, true
-	case must:
+	case must && (t.has("metaData") || t.has("protocol")):
 		return refusal{corrupt, []string{"protocol", "metaData"}}, true
+	case must: // for a reason that the note does not tell in words we know
+		return refusal{
+			append(corrupt, txlog.ErrUnsupported, txlog.ErrNotTable, chunk.ErrCorrupt, deletion.ErrCorrupt),
+			[]string{t.name, ".json", ".parquet", ".bin", "feature", "version"},
+		}, true
 	case t.has("no commits"):
 		return refusal{[]error{txlog.ErrNotTable}, []string{t.name}}, true
 	}

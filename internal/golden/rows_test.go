@@ -68,6 +68,16 @@ func (c *comparison) compareRows(t *testing.T) error {
 	return errors.Join(errs...)
 }
 
+// readAll reads all rows and columns of the latest version.
+func (c *comparison) readAll(t *testing.T) error {
+	e, err := sqlengine.New(t.Context(), reader.New(c.log, nil, reader.Options{}), sqlengine.Options{})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return c.write(t.Context(), e, txlog.Latest(), "*", os.DevNull)
+}
+
 func (c *comparison) compareLatest(t *testing.T, e *sqlengine.Engine) error {
 	lost, err := c.lost(c.snap)
 	if err != nil {
