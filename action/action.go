@@ -4,9 +4,11 @@
 // It stands on layer 1, does no I/O and imports nothing of ours. txlog gives
 // actions their meaning; checkpoint stores them in Parquet.
 //
-// A commit is one JSON object a line. [Decode] ignores unknown actions and
-// unknown fields, as the protocol demands (PROTOCOL.md, "Actions"); it never
-// ignores a damaged line. Facts of file actions that a log replay does not
+// A commit is one JSON object a line. [Decode] and [Scan] read it by a scanner
+// of our own, which takes what encoding/json takes at ten times its speed;
+// FuzzDecode holds the two together. They ignore unknown actions and
+// unknown fields, as the protocol demands (PROTOCOL.md, "Actions"); they never
+// ignore a damaged line. Facts of file actions that a log replay does not
 // look at (partition values, tags, statistics) stay in their compact JSON
 // form until somebody asks, so that a snapshot of a million files is small.
 package action
@@ -63,14 +65,25 @@ func ObjectOf(m map[string]string) Object {
 	return Object(b)
 }
 
-// Map decodes the object; members that are null have a nil value.
+// Map decodes the object; members that are null have a nil value. Of members
+// with the same name the last counts.
 func (o Object) Map() (map[string]*string, error) {
-	if o == "" {
-		return nil, nil
-	}
 	var m map[string]*string
-	if err := json.Unmarshal([]byte(o), &m); err != nil {
-		return nil, fmt.Errorf("%w: object %.200q: %w", ErrCorrupt, string(o), err)
+	err := o.each(func(s *scanner, name []byte) error {
+		if m == nil {
+			m = map[string]*string{}
+		}
+		key := s.kept.keep(name, len(o))
+		if s.null() {
+			m[key] = nil
+			return nil
+		}
+		value, err := s.text()
+		m[key] = &value
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return m, nil
 }
@@ -78,11 +91,54 @@ func (o Object) Map() (map[string]*string, error) {
 // Get returns one member; ok is false where it is absent or null, or where
 // the object is damaged.
 func (o Object) Get(key string) (value string, ok bool) {
-	m, err := o.Map()
-	if err != nil || m[key] == nil {
+	err := o.each(func(s *scanner, name []byte) (err error) {
+		if string(name) != key {
+			if !s.null() {
+				if s.peek() != '"' {
+					return s.fail("want a string or null")
+				}
+				err = s.skipString()
+			}
+			return err
+		}
+		if ok = !s.null(); ok {
+			value, err = s.text()
+		} else {
+			value = ""
+		}
+		return err
+	})
+	if err != nil {
 		return "", false
 	}
-	return *m[key], true
+	return value, ok
+}
+
+// each calls member with each name; it must read the value, which may be of
+// any form yet. An error says what object it was.
+func (o Object) each(member func(s *scanner, name []byte) error) error {
+	if o == "" {
+		return nil
+	}
+	s := &scanner{data: []byte(o)}
+	more := !s.null()
+	var err error
+	if more {
+		err = s.open()
+	}
+	for first := true; err == nil && more; first = false {
+		var name []byte
+		if name, more, err = s.member(first); err == nil && more {
+			err = member(s, name)
+		}
+	}
+	if s.peek(); err == nil && s.pos < len(s.data) {
+		err = s.fail("want the end")
+	}
+	if err != nil {
+		return fmt.Errorf("object %.200q: %w", string(o), err)
+	}
+	return nil
 }
 
 // MarshalJSON writes the object as it is, {} for the zero value.

@@ -109,3 +109,23 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkObjectMap(b *testing.B) {
+	o := Object(`{"cardinal.keys":"0000000000000001/node_cpu_seconds_total,ffffffffffffffff/node_memory_Active_bytes","cardinal.level":"0","cardinal.order":"20000-20001","cardinal.time":"1790000000000000..1790000300000000"}`)
+	for by, read := range map[string]func() (map[string]*string, error){
+		"scan": o.Map,
+		"encoding-json": func() (m map[string]*string, err error) {
+			err = json.Unmarshal([]byte(o), &m)
+			return m, err
+		},
+	} {
+		b.Run("by="+by, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if m, err := read(); err != nil || len(m) != 4 {
+					b.Fatal(m, err)
+				}
+			}
+		})
+	}
+}

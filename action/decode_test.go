@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -206,7 +207,7 @@ func checkDecode(t interface {
 	}
 	// The strings come to at most three times the data (a byte that is no
 	// UTF-8 becomes three), the structs to 13 times.
-	if room := 13*len(before) + 1024; cap(got.Adds)*128 > room || cap(got.Removes)*136 > 2*room {
+	if room := uintptr(13*len(before) + 1024); uintptr(cap(got.Adds))*unsafe.Sizeof(Add{}) > room || uintptr(cap(got.Removes))*unsafe.Sizeof(Remove{}) > room {
 		t.Fatalf("%q: room for %d adds and %d removes", before, cap(got.Adds), cap(got.Removes))
 	}
 	return got, true
@@ -304,7 +305,7 @@ func TestDecodeMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			runtime.KeepAlive(c)
-			if got := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(data)); got > 24 {
+			if got := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(data)); got > 20 {
 				t.Errorf("%.1f bytes allocated a byte", got)
 			} else {
 				t.Logf("%.2f bytes allocated a byte", got)
@@ -417,6 +418,61 @@ func TestDecodeGolden(t *testing.T) {
 		t.Errorf("%d entries: the tables are not all there", entries)
 	}
 	t.Logf("%d entries", entries)
+}
+
+// checkObject compares Map and Get with encoding/json.
+func checkObject(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, text string) {
+	t.Helper()
+	var want map[string]*string
+	wantErr := json.Unmarshal([]byte(text), &want)
+	if text == "" {
+		wantErr = nil
+	}
+	got, err := Object(text).Map()
+	if (err == nil) != (wantErr == nil) || err != nil && !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("%q: got error %v, encoding/json has %v", text, err, wantErr)
+	}
+	if err != nil {
+		if v, ok := Object(text).Get("a"); v != "" || ok {
+			t.Fatalf("%q: got %q of a damaged object", text, v)
+		}
+		return
+	}
+	if len(want) != len(got) {
+		t.Fatalf("%q: got %v, want %v", text, got, want)
+	}
+	for k, w := range want {
+		g, in := got[k]
+		v, ok := Object(text).Get(k)
+		if !in || (g == nil) != (w == nil) || w != nil && (*g != *w || v != *w) || ok != (w != nil) {
+			t.Fatalf("%q: member %q: got %v, Get %q, %v; want %v", text, k, g, v, ok, w)
+		}
+	}
+	if _, ok := Object(text).Get("absent"); ok != (want["absent"] != nil) {
+		t.Fatalf("%q has what it has not", text)
+	}
+}
+
+var objects = []string{``, `null`, `{}`, ` { } `, `{"a":"b"}`, `{"a" : "b" , "c":null}`, `{"a":"b","a":null}`, `{"a":null,"a":"b"}`, `{"\u0061":"\n\ud83d\ude00"}`,
+	`{"a":1}`, `{"b":1}`, `{"a":{}}`, `{"b":[]}`, `{"a":"b"`, `{"a":"b"}}`, `{"a":"b",}`, `{"":""}`, `[]`, `"x"`, `{"a"}`, `{"b":nul}`, "{\"a\xff\":\"\xff\"}", `{"b":"\x"}`, `{"a":"b"} x`}
+
+func TestObject(t *testing.T) {
+	for _, text := range objects {
+		checkObject(t, text)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		checkObject(t, string(ObjectOf(rapid.MapOf(rapid.String(), rapid.String()).Draw(t, "members"))))
+	})
+}
+
+func FuzzObject(f *testing.F) {
+	for _, text := range objects {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) { checkObject(t, text) })
 }
 
 func FuzzDecode(f *testing.F) {
