@@ -12,8 +12,8 @@
 //
 // Ours and the peers take turns, each load in a process of its own, so that
 // neither finds memory or caches that an earlier one has warmed; the page
-// cache is warm for all. Loads and commits give the best of their runs,
-// refreshes and commits the median.
+// cache is warm for all. Loads give the best of their runs, refreshes and
+// commits the median.
 //
 // It stands above everything and is imported by nothing.
 package main
@@ -38,8 +38,9 @@ const header = `# bench-log: our log beside delta-rs (deltalake) and the Rust ke
 # - refresh: one commit of 10 adds by our writer in another process, then ours Log.Snapshot, delta-rs
 #   update_incremental, both of the same table, taking turns; median.
 # - commit: 10 adds, ours Transaction.Commit on a table of ours; delta-rs create_write_transaction on an equal
-#   table of protocol 1/2, since ours refuse it, without checkpoint and clean-up after the commit, as ours; both
-#   then know the new version. Taking turns; median. On disk ours waits for the disk (fsync of file and folder),
+#   table of protocol 1/2, since it refuses ours, without checkpoint and clean-up after the commit, as ours; both
+#   then know the new version. delta-rs opens its table anew before each, not timed, as it gets slower with each
+#   commit through the same object. Taking turns; median. On disk ours waits for the disk (fsync of file and folder),
 #   delta-rs does not; in memory (tmpfs) neither has to.
 # - memory: of ours the Go heap after a collection, which is what the snapshot holds, and the resident set; of
 #   the peers the growth of the resident set.

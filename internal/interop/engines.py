@@ -264,6 +264,8 @@ class DuckDB(Engine):
 
 class Polars(Engine):
     name = "Polars"
+    # The sum of no values is zero here, and null in SQL.
+    sum = polars.when(polars.col("value").count() > 0).then(polars.col("value").sum()).alias("v")
 
     def scan(self, store, table, version):
         return polars.scan_delta(store.table(table), version=version, storage_options=store.options())
@@ -273,13 +275,13 @@ class Polars(Engine):
 
     def aggregate(self, store, table, version=None):
         t = self.scan(store, table, version).group_by("metric_name").agg(
-            polars.len().alias("n"), polars.col("series_id").n_unique().alias("s"), polars.col("value").sum().alias("v"))
+            polars.len().alias("n"), polars.col("series_id").n_unique().alias("s"), self.sum)
         return ordered(t.collect().rows())
 
     def part(self, store, table, version=None):
         t = self.scan(store, table, version).filter(
             (polars.col("metric_name") == "queue_length") & (polars.col("timestamp") >= FROM) & (polars.col("date") == DAY)
-        ).select(polars.len().alias("n"), polars.col("value").sum().alias("v"))
+        ).select(polars.len().alias("n"), self.sum)
         return ordered(t.collect().rows())
 
     def write(self, store, table):
@@ -311,6 +313,7 @@ class Spark(Engine):
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
             .config("spark.local.dir", scratch)
             .config("spark.sql.warehouse.dir", f"{scratch}/warehouse")
             .config("spark.sql.session.timeZone", "UTC")
