@@ -42,6 +42,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/deletion"
 	"cardinalsin/lease"
 	"cardinalsin/sqlengine"
 	"cardinalsin/storage"
@@ -260,6 +261,7 @@ func statusOf(err error) (status int, code string) {
 		{sqlengine.ErrUnknownFormat, http.StatusBadRequest, "bad_request"},
 		{chunk.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
 		{action.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
+		{deletion.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
 		{chunk.ErrTags, http.StatusInternalServerError, "corrupt"},
 		{sqlengine.ErrSyntax, http.StatusBadRequest, "syntax"},
 		{sqlengine.ErrNotAllowed, http.StatusUnprocessableEntity, "not_allowed"},

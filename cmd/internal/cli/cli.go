@@ -21,6 +21,7 @@ import (
 	"cardinalsin/checkpoint"
 	"cardinalsin/chunk"
 	"cardinalsin/compactor"
+	"cardinalsin/deletion"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
 	"cardinalsin/wal"
@@ -82,7 +83,7 @@ func isCorrupt(err error) bool {
 }
 
 // corruption lists the sentinels of damaged formats.
-var corruption = []error{action.ErrCorrupt, checkpoint.ErrCorrupt, chunk.ErrCorrupt, chunk.ErrTags, compactor.ErrInputMissing, wal.ErrCorrupt}
+var corruption = []error{action.ErrCorrupt, checkpoint.ErrCorrupt, chunk.ErrCorrupt, chunk.ErrTags, deletion.ErrCorrupt, compactor.ErrInputMissing, wal.ErrCorrupt}
 
 // hints are what a user can do about a condition; the first that applies is
 // printed.
