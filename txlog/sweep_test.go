@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -338,6 +339,74 @@ func TestCreateFaultSweep(t *testing.T) {
 			if fired == 0 {
 				break
 			}
+		}
+	}
+}
+
+// A swap that first loses two versions to a rival, with a fault in any call,
+// and then the rival's swap of the same file: the file is taken out once, by
+// the one who was told so, or by either if one cannot know.
+func TestSwapFaultSweep(t *testing.T) {
+	for _, mode := range fault.Modes {
+		swept := 0
+		for i := 0; ; i++ {
+			inner := mem.New(mem.Options{})
+			rival := create(t, inner, txlog.Options{})
+			base, err := appendFile(t.Context(), rival, nil, "in")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := fault.New(inner)
+			l, err := txlog.Open(t.Context(), f, root, txlog.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := range 2 { // l does not know of these
+				if _, err := appendFile(t.Context(), rival, nil, fmt.Sprint(n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			swap := func(ctx context.Context, l *txlog.Log, out string) error {
+				in, ok := base.File(action.Key{Path: "in"})
+				if !ok {
+					t.Fatal("nothing to swap")
+				}
+				tx := l.Begin(base, txlog.Operation{Name: "OPTIMIZE"})
+				tx.Remove(in.Tombstone(false))
+				tx.Add(add(out))
+				_, err := tx.Commit(ctx)
+				return err
+			}
+			f.FailAt(i, mode)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			mine := swap(ctx, l, "mine")
+			cancel()
+			fired := f.Fired()
+			theirs := swap(t.Context(), rival, "theirs")
+			f.Land(t.Context())
+
+			s := latest(t, open(t, inner))
+			_, isMine := s.File(action.Key{Path: "mine"})
+			_, isTheirs := s.File(action.Key{Path: "theirs"})
+			if _, still := s.File(action.Key{Path: "in"}); still || isMine == isTheirs || s.NumFiles() != 3 {
+				t.Errorf("%v, call %d: the table holds %q", mode, i, paths(s))
+			}
+			if isTheirs != (theirs == nil) || theirs != nil && !errors.Is(theirs, txlog.ErrFilesRemoved) {
+				t.Errorf("%v, call %d: the rival was told %v, the table holds %q", mode, i, theirs, paths(s))
+			}
+			switch {
+			case mine == nil && !isMine, mine != nil && !onlyTheStore(mine):
+				t.Errorf("%v, call %d: told %v, the table holds %q", mode, i, mine, paths(s))
+			case mine != nil && isMine && !errors.Is(mine, storage.ErrUnknownOutcome) && !errors.Is(mine, fault.ErrCrashed):
+				t.Errorf("%v, call %d: swapped, and told %v", mode, i, mine)
+			}
+			if fired == 0 {
+				break
+			}
+			swept++
+		}
+		if swept < 8 { // three puts, two of them lost, and what they take to read
+			t.Errorf("%v: %d calls swept", mode, swept)
 		}
 	}
 }
