@@ -75,7 +75,7 @@ golden: ## tables of other engines: files, versions and rows as the manifests sa
 	cd internal/golden && $(GO) test -count=1 -timeout 20m
 
 interop-minio: $(TOOLS)/bin/minio ## the S3 tests, sixteen processes included, on MinIO
-	CARDINAL_S3=minio $(GO) test -count=1 -v -run 'TestConformance|ThroughFaults|TestOpenS3|TestSixteenProcesses' ./storage/s3 ./storage/storeurl ./txlog
+	CARDINAL_S3=minio CARDINAL_SEED=$(SEED) $(GO) test -count=1 -v -run 'TestConformance|ThroughFaults|TestOpenS3|TestSixteenProcesses' ./storage/s3 ./storage/storeurl ./txlog
 
 ci: ## all that must hold before a change lands
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
