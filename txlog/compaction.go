@@ -160,18 +160,9 @@ func (r *reconciler) commit() *action.Commit {
 // readCompaction reads a compaction that is to be replayed. Errors:
 // storage.ErrNotFound, action.ErrCorrupt naming the object.
 func (l *Log) readCompaction(ctx context.Context, values *valueTable, r Compaction) (*entry, error) {
-	key := l.CompactionKey(r)
-	data, _, err := l.store.Get(ctx, key)
+	e, err := l.readEntry(ctx, values, l.CompactionKey(r))
 	if err != nil {
-		return nil, fmt.Errorf("read log compaction: %w", err)
-	}
-	c, err := action.Decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("read log compaction %s: %w", key, err)
-	}
-	e, err := prepare(values, c)
-	if err != nil {
-		return nil, fmt.Errorf("read log compaction %s: %w", key, err)
+		return nil, err
 	}
 	// Some hold the actions of all their commits: what came last cannot be
 	// told, since the order of actions has no meaning.
@@ -179,7 +170,7 @@ func (l *Log) readCompaction(ctx context.Context, values *valueTable, r Compacti
 	sortPacked(all)
 	for i := 1; i < len(all); i++ {
 		if !less(all[i-1], all[i]) {
-			return nil, fmt.Errorf("%w: log compaction %s is not reconciled: two actions of %.200q", action.ErrCorrupt, key, all[i].key())
+			return nil, fmt.Errorf("%w: log compaction %s is not reconciled: two actions of %.200q", action.ErrCorrupt, l.CompactionKey(r), all[i].key())
 		}
 	}
 	return e, nil

@@ -1,6 +1,8 @@
 package txlog
 
 import (
+	"cmp"
+	"encoding/binary"
 	"iter"
 	"slices"
 	"strings"
@@ -42,9 +44,7 @@ func (s *fileSet) put(all []packed, replaced func(packed)) {
 		}
 		return
 	}
-	if !slices.IsSortedFunc(all, compare) {
-		sortPacked(all)
-	}
+	sortPacked(all)
 	if last, ok := s.tree.Max(); !ok || less(last, all[0]) {
 		for _, p := range all { // a copy of few nodes, and a plain append
 			if old, ok := s.tree.Load(p); ok {
@@ -87,8 +87,68 @@ func (s *fileSet) remove(all []packed, removed func(packed)) {
 
 func compare(a, b packed) int { return strings.Compare(a.key(), b.key()) }
 
-// sortPacked sorts by key and keeps the order of equal ones.
-func sortPacked(all []packed) { slices.SortStableFunc(all, compare) }
+// sortPacked sorts by key and keeps the order of equal ones. Most keys differ
+// in the 16 bytes after what is common to all, which are compared first.
+func sortPacked(all []packed) {
+	if len(all) < 2 || slices.IsSortedFunc(all, compare) {
+		return
+	}
+	common := all[0].key()
+	for _, p := range all[1:] {
+		k := p.key()
+		n := min(len(common), len(k))
+		for common[:n] != k[:n] {
+			for n--; common[:n] != k[:n]; n-- {
+			}
+		}
+		common = common[:n]
+	}
+	type item struct {
+		head, next uint64
+		index      uint32
+	}
+	items := make([]item, len(all))
+	for i, p := range all {
+		var head [16]byte
+		copy(head[:], p.key()[len(common):])
+		items[i] = item{binary.BigEndian.Uint64(head[:]), binary.BigEndian.Uint64(head[8:]), uint32(i)}
+	}
+	slices.SortFunc(items, func(a, b item) int {
+		if a.head != b.head {
+			return cmp.Compare(a.head, b.head)
+		}
+		if a.next != b.next {
+			return cmp.Compare(a.next, b.next)
+		}
+		if c := compare(all[a.index], all[b.index]); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.index, b.index)
+	})
+	sorted := make([]packed, len(all))
+	for i, it := range items {
+		sorted[i] = all[it.index]
+	}
+	copy(all, sorted)
+}
+
+// takeAdds moves the adds of the entry before into this one, if both are great
+// and nothing comes between: it saves putting them into the set apart.
+func (e *entry) takeAdds(before *entry) {
+	if len(before.adds) < bulkMin || len(e.adds) < bulkMin || len(e.removes) > 0 {
+		return
+	}
+	merged := make([]packed, 0, len(before.adds)+len(e.adds))
+	a, b := before.adds, e.adds
+	for len(a) > 0 && len(b) > 0 {
+		if less(b[0], a[0]) {
+			merged, b = append(merged, b[0]), b[1:]
+		} else { // of equal ones the later comes later, and wins
+			merged, a = append(merged, a[0]), a[1:]
+		}
+	}
+	e.adds, before.adds = append(append(merged, a...), b...), nil
+}
 
 // adds yields the set's actions as adds that may be kept.
 func (s *fileSet) adds(values *valueTable) iter.Seq[*action.Add] {

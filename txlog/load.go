@@ -295,7 +295,7 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 	for i := range steps {
 		g.Go(func() (err error) {
 			if steps[i].isCommit() {
-				entries[i], err = l.readEntry(gctx, s.values, steps[i].First)
+				entries[i], err = l.readEntry(gctx, s.values, l.CommitKey(steps[i].First))
 				return err
 			}
 			entries[i], err = l.readCompaction(gctx, s.values, steps[i].Compaction)
@@ -307,6 +307,11 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	for i := 1; i < len(steps); i++ {
+		if steps[i-1].isCommit() && steps[i].isCommit() {
+			entries[i].takeAdds(entries[i-1])
+		}
 	}
 	for i := range steps {
 		t := &steps[i]
@@ -378,17 +383,17 @@ func (l *Log) readCommitAt(ctx context.Context, v action.Version) (c *action.Com
 	return c, info.ModTime.UnixMilli(), nil
 }
 
-// readEntry reads a commit that is to be replayed.
-func (l *Log) readEntry(ctx context.Context, values *valueTable, v action.Version) (*entry, error) {
-	c, modified, err := l.readCommitAt(ctx, v)
+// readEntry reads an object of the log that is to be replayed.
+func (l *Log) readEntry(ctx context.Context, values *valueTable, key string) (*entry, error) {
+	data, info, err := l.store.Get(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read commit: %w", err)
 	}
-	e, err := prepare(values, c)
+	e, err := prepareText(values, data)
 	if err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", l.CommitKey(v), err)
+		return nil, fmt.Errorf("read commit %s: %w", key, err)
 	}
-	e.modified = modified
+	e.modified = info.ModTime.UnixMilli()
 	return e, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -255,4 +256,77 @@ func FuzzLog(f *testing.F) {
 var drawnAdd = action.Add{
 	Path: "a%20b", PartitionValues: `{"d":null}`, Size: 1, Stats: `{"numRecords":1}`, Tags: `{"t":"v"}`,
 	DeletionVector: &action.DeletionVector{StorageType: "u", PathOrInlineDV: "x", SizeInBytes: 1, Cardinality: 1},
+}
+
+// Great entries take other ways into a snapshot than small ones: they are
+// packed while they are read, sorted, and put in with their neighbours. What
+// comes out is the same.
+func TestGreatEntries(t *testing.T) {
+	store := mem.New(mem.Options{})
+	putCommit(t, store, 0, firstCommit())
+	rng := rand.New(rand.NewPCG(1, 2))
+	const last = 6
+	for v := action.Version(1); v <= last; v++ {
+		ict := 1000 + int64(v)
+		c := &action.Commit{
+			Info: &action.CommitInfo{TxnID: fmt.Sprint(v), InCommitTimestamp: &ict},
+			Txns: []action.SetTransaction{{AppID: "a", Version: int64(v)}}, Domains: []action.DomainMetadata{{Domain: "d", Configuration: fmt.Sprint(v)}},
+		}
+		for _, i := range rng.Perm(4 * bulkMin)[:2*bulkMin] { // half of them are there already
+			a := drawnAdd
+			a.Path, a.Size = fmt.Sprintf("date=2026-01-%02d/%d", i%30, i), int64(v)*10_000+int64(i)
+			if i%5 > 0 {
+				a.DeletionVector = nil
+			}
+			c.Adds = append(c.Adds, a)
+		}
+		if v == 4 {
+			for i := range c.Adds[:100] {
+				r := c.Adds[i].Tombstone(true)
+				r.DeletionTimestamp = ict
+				c.Removes = append(c.Removes, r)
+			}
+			c.Adds = c.Adds[50:]
+		}
+		putCommit(t, store, v, c)
+	}
+	l := testLog(store)
+	small := emptySnapshot()
+	for v := action.Version(0); v <= last; v++ {
+		c, err := l.readCommit(t.Context(), v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Adds, c.Removes = slices.Clone(c.Adds), slices.Clone(c.Removes)
+		adds := c.Adds
+		c.Adds = nil
+		e, err := prepare(small.values, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := small.step(v, e); err != nil {
+			t.Fatal(err)
+		}
+		for len(adds) > 0 { // a few at a time
+			n := min(len(adds), 100)
+			if e, err = prepare(small.values, &action.Commit{Adds: adds[:n]}); err != nil {
+				t.Fatal(err)
+			}
+			small.replay(e)
+			adds = adds[n:]
+		}
+		got, err := l.load(t.Context(), v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := different(small, got); d != "" {
+			t.Fatalf("version %d: %s", v, d)
+		}
+	}
+	for _, name := range []string{"protocol", "metaData"} {
+		text := bytes.Repeat([]byte(`{"`+name+`":{"minReaderVersion":1,"schemaString":"{}"}}`+"\n"), arenaBytes/40)
+		if _, err := prepareText(newValueTable(), text); !errors.Is(err, action.ErrCorrupt) {
+			t.Errorf("%s twice: %v", name, err)
+		}
+	}
 }

@@ -176,6 +176,65 @@ func prepare(values *valueTable, c *action.Commit) (*entry, error) {
 	return e, nil
 }
 
+// prepareText is Decode and prepare in one, which for a great entry saves the
+// actions in between.
+func prepareText(values *valueTable, data []byte) (*entry, error) {
+	if len(data) < arenaBytes {
+		c, err := action.Decode(data)
+		if err != nil {
+			return nil, err
+		}
+		return prepare(values, c)
+	}
+	k := packer{values: values}
+	c := &action.Commit{}
+	e := &entry{commit: c}
+	twice := func(name string) error {
+		return fmt.Errorf("%w: %s occurs twice in one version", action.ErrCorrupt, name)
+	}
+	err := action.Scan(data, &action.Sink{
+		Info: func(i *action.CommitInfo) error {
+			if c.Info == nil {
+				c.Info = i
+			}
+			return nil
+		},
+		Protocol: func(p *action.Protocol) error {
+			if c.Protocol != nil {
+				return twice("protocol")
+			}
+			c.Protocol = p
+			return nil
+		},
+		Metadata: func(m *action.Metadata) error {
+			if c.Metadata != nil {
+				return twice("metaData")
+			}
+			c.Metadata = m
+			return nil
+		},
+		Txn:    func(t *action.SetTransaction) error { c.Txns = append(c.Txns, *t); return nil },
+		Domain: func(d *action.DomainMetadata) error { c.Domains = append(c.Domains, *d); return nil },
+		Remove: func(r *action.Remove) error {
+			p, err := k.remove(r)
+			e.removes = append(e.removes, p)
+			return err
+		},
+		Add: func(a *action.Add) error {
+			p, err := k.add(a)
+			e.adds = append(e.adds, p)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(e.adds) >= bulkMin {
+		sortPacked(e.adds)
+	}
+	return e, nil
+}
+
 // apply returns the next version: removes first, then adds (PROTOCOL.md,
 // "Action Reconciliation"). Cost follows the commit, not the table. An error
 // wraps action.ErrCorrupt or ErrUnsupported.
@@ -197,8 +256,21 @@ func (s *Snapshot) applyAt(v action.Version, c *action.Commit, modified int64) (
 	if err := checkReadable(n.protocol); err != nil {
 		return nil, err
 	}
-	n.recent = s.recent.then(v, c)
+	n.recent = s.recent.then(v, e.keys(n.values))
 	return n, nil
+}
+
+// keys is a commit of the files that are added, by name alone: the texts of
+// the original would hold on to all that was read with it.
+func (e *entry) keys(values *valueTable) *action.Commit {
+	c := &action.Commit{Adds: make([]action.Add, len(e.adds))}
+	texts := *values.texts.Load()
+	var f file
+	for i, p := range e.adds {
+		p.unpack(texts, &f)
+		c.Adds[i] = action.Add{Path: f.path, DeletionVector: f.vector}
+	}
+	return c
 }
 
 // step makes a mutable snapshot the next version. Whether we support it is
