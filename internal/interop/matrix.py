@@ -98,11 +98,11 @@ def reason(e: Exception) -> str:
 class Ours:
     """Our own program."""
 
-    def __init__(self, program):
-        self.program = program
+    def __init__(self, program, cache):
+        self.program, self.cache = program, cache
 
     def query(self, store, table, version, query) -> pa.Table:
-        args = [self.program, "sql", "--store", store.url, "--table", table, "--format", "arrow", "--log-level", "error"]
+        args = [self.program, "sql", "--store", store.url, "--table", table, "--cache-dir", self.cache, "--format", "arrow", "--log-level", "error"]
         if version is not None:
             args += ["--version", str(version)]
         done = subprocess.run(args + [query], capture_output=True)
@@ -216,7 +216,7 @@ def main() -> int:
             subprocess.run([args.tables, "-store", store.url], check=True)
         spark, duck, rs = Spark(args.jars, scratch), DuckDB(), DeltaRSDataFusion()
         engines = [DeltaRSPyArrow(), rs, spark, duck, Polars()]
-        ours = Ours(args.cardinal)
+        ours = Ours(args.cardinal, f"{scratch}/cache")
         matrix = Matrix([e.name for e in engines])
         for place, store in places.items():
             matrix.section(f"our tables, read by …, {place}")
