@@ -116,7 +116,7 @@ func TestGroupCommit(t *testing.T) {
 			store := &distant{Store: inner, delay: 30 * time.Millisecond}
 			l := open(t, store)
 			store.requests.Store(0)
-			made := committing(t, l, "c", committers, 20*time.Second)
+			made := committing(t, l, "c", committers, 8*time.Second)
 			rate[committers] = sum(made)
 			versions := int64(latest(t, open(t, inner)).Version())
 			t.Logf("%d committers: %d commits in %d versions, %d requests", committers, sum(made), versions, store.requests.Load())
@@ -145,7 +145,7 @@ func TestProcessesShareTheLog(t *testing.T) {
 			var wg sync.WaitGroup
 			for p := range processes {
 				l := open(t, &distant{Store: inner, delay: 30 * time.Millisecond})
-				wg.Go(func() { made[p] = sum(committing(t, l, fmt.Sprint(p), 4, 30*time.Second)) })
+				wg.Go(func() { made[p] = sum(committing(t, l, fmt.Sprint(p), 4, 12*time.Second)) })
 			}
 			wg.Wait()
 			t.Logf("%d processes: %v", processes, made)
@@ -159,14 +159,14 @@ func TestProcessesShareTheLog(t *testing.T) {
 // Who comes to a log that another process keeps busy, and that process has seen
 // nobody for long, is let in within seconds.
 func TestNewcomerIsLetIn(t *testing.T) {
-	for range 5 {
+	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
 			inner := mem.New(mem.Options{})
 			create(t, inner, txlog.Options{})
 			busy := open(t, &distant{Store: inner, delay: 30 * time.Millisecond})
 			var wg sync.WaitGroup
-			wg.Go(func() { committing(t, busy, "busy", 8, 40*time.Second) })
-			time.Sleep(10 * time.Second)
+			wg.Go(func() { committing(t, busy, "busy", 2, 25*time.Second) })
+			time.Sleep(5 * time.Second)
 			l := open(t, &distant{Store: inner, delay: 30 * time.Millisecond})
 			start := time.Now()
 			if _, err := appendFile(t.Context(), l, nil, "new"); err != nil {
@@ -272,30 +272,30 @@ func TestGivingUpInTheQueue(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, release := held(t)
+		defer release()
 		ctx, cancel := context.WithCancel(t.Context())
-		var full atomic.Int64
-		var wg sync.WaitGroup
-		for i := range 101 {
-			tx := l.Begin(nil, txlog.Operation{Name: "TEST"})
-			for n := range 10_000 {
-				tx.Add(action.Add{Path: fmt.Sprintf("f%d-%d", i, n)})
-			}
-			wg.Go(func() {
-				switch _, err := tx.Commit(ctx); {
-				case errors.Is(err, txlog.ErrQueueFull):
-					full.Add(1)
-				case !errors.Is(err, context.Canceled):
-					t.Error(err)
-				}
-			})
-		}
+		l.Weigh(txlog.MaxQueueActions - 2)
+		defer l.Weigh(2 - txlog.MaxQueueActions)
+		fits, exceeds := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := appendFile(ctx, l, nil, "a"); fits <- err }()
 		synctest.Wait()
-		if full.Load() != 1 || l.Waiting() != 100 {
-			t.Errorf("%d were refused, %d wait", full.Load(), l.Waiting())
+		go func() {
+			tx := l.Begin(nil, txlog.Operation{Name: "TEST"})
+			tx.Add(add("b"))
+			tx.Add(add("c"))
+			_, err := tx.Commit(ctx)
+			exceeds <- err
+		}()
+		if err := <-exceeds; !errors.Is(err, txlog.ErrQueueFull) {
+			t.Errorf("got %v", err)
 		}
 		cancel()
-		wg.Wait()
-		release()
+		if err := <-fits; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if l.Waiting() != 0 {
+			t.Errorf("%d wait", l.Waiting())
+		}
 	})
 }
 

@@ -172,7 +172,7 @@ func TestRestoreOvertakenByVacuum(t *testing.T) {
 func TestLargeRestore(t *testing.T) {
 	store := mem.New(mem.Options{})
 	l := create(t, store, txlog.Options{})
-	const perCommit, commits = 8_000, 3
+	const perCommit, commits = 6_000, 2
 	path := func(i int) string { return fmt.Sprintf("f%06d", i) }
 	for n := range commits {
 		commit(t, l, func(tx *txlog.Transaction) {
