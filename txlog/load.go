@@ -571,9 +571,48 @@ func AtTime(t time.Time) At { return At{kind: atTime, time: t} }
 // IsLatest reports whether no particular version is meant.
 func (a At) IsLatest() bool { return a.kind == atLatest }
 
+// pastSnapshots keeps the past versions that were asked for last: a dashboard
+// asks for the same one again and again.
+type pastSnapshots struct {
+	mu   sync.Mutex  // guards kept
+	kept []*Snapshot // the one used last is last
+}
+
+const (
+	// maxPast and maxPastFiles bound them: what was loaded apart shares no
+	// memory with the latest version.
+	maxPast      = 4
+	maxPastFiles = 200_000
+)
+
+func (p *pastSnapshots) get(v action.Version) (*Snapshot, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.kept, func(s *Snapshot) bool { return s.version == v })
+	if i < 0 {
+		return nil, false
+	}
+	s := p.kept[i]
+	p.kept = append(slices.Delete(p.kept, i, i+1), s)
+	return s, true
+}
+
+func (p *pastSnapshots) put(s *Snapshot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kept = append(slices.DeleteFunc(p.kept, func(o *Snapshot) bool { return o.version == s.version }), s)
+	files := 0
+	for i := len(p.kept) - 1; i >= 0; i-- {
+		if files += p.kept[i].NumFiles(); files > maxPastFiles || len(p.kept)-i > maxPast {
+			p.kept = slices.Delete(p.kept, 0, i+1)
+			return
+		}
+	}
+}
+
 // Snapshot returns the table at that point. The latest one costs one GET and
-// one a new version; a past one costs a cold load. Errors:
-// ErrVersionNotFound, ErrVersionVacuumed, action.ErrCorrupt, storage errors.
+// one a new version; a past one costs a cold load beside it, unless it was
+// asked for lately. Errors: ErrVersionNotFound, ErrVersionVacuumed, action.ErrCorrupt, storage errors.
 func (l *Log) Snapshot(ctx context.Context, at At) (*Snapshot, error) {
 	if at.kind == atLatest {
 		return l.latestSnapshot(ctx)
@@ -594,7 +633,19 @@ func (l *Log) Snapshot(ctx context.Context, at At) (*Snapshot, error) {
 	case v == head.version:
 		return head, nil
 	}
-	return l.load(ctx, v)
+	// What vacuum may have taken away must not be served from memory.
+	mark, err := head.Watermark()
+	if readable := err == nil && v >= mark; readable {
+		if s, ok := l.past.get(v); ok {
+			return s, nil
+		}
+	}
+	s, err := l.load(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	l.past.put(s)
+	return s, nil
 }
 
 // versionAt finds the last version whose time is at most t.

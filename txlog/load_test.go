@@ -17,6 +17,7 @@ import (
 	"cardinalsin/checkpoint"
 	"cardinalsin/storage"
 	"cardinalsin/storage/mem"
+	"cardinalsin/storage/meter"
 )
 
 func putObject(t tester, store storage.Store, name string, data []byte) {
@@ -187,6 +188,60 @@ func TestCheckpointFallback(t *testing.T) {
 	}
 	if _, err := testLog(store).load(t.Context(), latest); !errors.Is(err, action.ErrCorrupt) || !errors.Is(err, checkpoint.ErrCorrupt) || !strings.Contains(err.Error(), l.CommitKey(2)) {
 		t.Errorf("got %v, want one that names the checkpoints and commit 2", err)
+	}
+}
+
+// A past version that is asked for again costs no more than the latest, until
+// vacuum may have taken it away; and few are kept.
+func TestPastVersionsAreKept(t *testing.T) {
+	inner := mem.New(mem.Options{})
+	putCommit(t, inner, 0, firstCommit())
+	for v := action.Version(1); v <= 9; v++ {
+		putCommit(t, inner, v, plainCommit(1000+int64(v), fmt.Sprintf("f%d", v)))
+	}
+	store := meter.New(inner, meter.Options{})
+	l := testLog(store)
+	requests := func(v action.Version) int64 {
+		t.Helper()
+		before := store.Snapshot().Total().Requests
+		s, err := l.Snapshot(t.Context(), AtVersion(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Version() != v || s.NumFiles() != int(v) {
+			t.Fatalf("version %d, %d files; want %d", s.Version(), s.NumFiles(), v)
+		}
+		return int64(store.Snapshot().Total().Requests - before)
+	}
+	requests(9)
+	cold := requests(3)
+	if again := requests(3); again != 1 || cold < 5 {
+		t.Errorf("%d requests, then %d; want 1", cold, again)
+	}
+	for v := action.Version(4); v < 4+maxPast; v++ {
+		requests(v)
+	}
+	if n := requests(3); n == 1 {
+		t.Error("more are kept than should be")
+	}
+	putCommit(t, inner, 10, &action.Commit{Domains: []action.DomainMetadata{{Domain: WatermarkDomain, Configuration: EncodeWatermark(8)}}})
+	requests(3)
+	if n := requests(3); n == 1 {
+		t.Error("a version below the watermark came from memory")
+	}
+	p := pastSnapshots{}
+	s := emptySnapshot()
+	all := make([]packed, maxPastFiles+1)
+	k := packer{values: s.values}
+	for i := range all {
+		var err error
+		if all[i], err = k.add(&action.Add{Path: fmt.Sprintf("%09d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.files.put(all, func(packed) {})
+	if p.put(s); len(p.kept) != 0 {
+		t.Error("a great one is kept")
 	}
 }
 

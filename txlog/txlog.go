@@ -164,6 +164,7 @@ type Log struct {
 	opts  Options
 
 	refresh refresher
+	past    pastSnapshots
 
 	mu        sync.Mutex // guards the fields below
 	head      *Snapshot  // latest version known
