@@ -368,8 +368,9 @@ func TestDecodeNamesTheAction(t *testing.T) {
 		`{"add":{"path":"p","size":92233720368547758080}}`:               `action 1: corrupt log entry: byte 26: strconv.ParseInt: parsing "92233720368547758080": value out of range`,
 		`{"add":{"path":"p","partitionValues":{"a":"b"},"tags":{"a":"b"`: "action 1: corrupt log entry: byte 62: cut off: want , or }",
 	} {
-		if _, err := Decode([]byte(text)); err == nil || err.Error() != want {
-			t.Errorf("%s\ngot  %v\nwant %s", text, err, want)
+		_, err := Decode([]byte(text))
+		if d := cmp.Diff(want, fmt.Sprint(err)); d != "" || !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: what people read: -want +got\n%s", text, d)
 		}
 	}
 }
