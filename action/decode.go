@@ -2,7 +2,6 @@ package action
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 )
 
@@ -460,72 +459,4 @@ func (s *scanner) once(seen, bit uint, err error) (uint, error) {
 		err = s.fail("member occurs twice")
 	}
 	return seen | bit, err
-}
-
-var errTwice = errors.New("action occurs twice in one version")
-
-// Decode reads a log entry whole. Beyond the errors of [Scan], which see also
-// for what strings hold on to, it returns one that wraps ErrCorrupt for two
-// actions that one version may hold only once.
-func Decode(data []byte) (*Commit, error) {
-	c := &Commit{}
-	s := &scanner{data: data}
-	err := s.run(&Sink{
-		Add: func(a *Add) error {
-			c.Adds = append(grow(c.Adds, s.pos, len(data)), *a)
-			return nil
-		},
-		Remove: func(r *Remove) error {
-			c.Removes = append(grow(c.Removes, s.pos, len(data)), *r)
-			return nil
-		},
-		Txn: func(t *SetTransaction) error {
-			c.Txns = append(c.Txns, *t)
-			return nil
-		},
-		Domain: func(d *DomainMetadata) error {
-			c.Domains = append(c.Domains, *d)
-			return nil
-		},
-		Metadata: func(m *Metadata) error {
-			if c.Metadata != nil {
-				return fmt.Errorf("%w: metaData: %w", ErrCorrupt, errTwice)
-			}
-			c.Metadata = m
-			return nil
-		},
-		Protocol: func(p *Protocol) error {
-			if c.Protocol != nil {
-				return fmt.Errorf("%w: protocol: %w", ErrCorrupt, errTwice)
-			}
-			c.Protocol = p
-			return nil
-		},
-		Info: func(i *CommitInfo) error {
-			if c.Info == nil {
-				c.Info = i
-			}
-			return nil
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// grow makes room in a list that is full: as much as it will need if the rest
-// of the data is like what was read, and at least twice as much as it had.
-func grow[T any](list []T, done, total int) []T {
-	n := len(list)
-	if n < cap(list) {
-		return list
-	}
-	room := 4
-	if n > 0 {
-		room = max(2*n, n+n*(total-done)/done+n/16+1)
-	}
-	bigger := make([]T, n, room)
-	copy(bigger, list)
-	return bigger
 }
