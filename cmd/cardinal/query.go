@@ -55,11 +55,11 @@ func sqlCommand() *ucli.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, db.Close(c.Context)) }()
-			engine, err := openSQL(c.Context, db, 0)
+			engine, closeSQL, err := openSQL(c.Context, db, 0)
 			if err != nil {
 				return err
 			}
-			defer engine.Close()
+			defer func() { err = errors.Join(err, closeSQL()) }()
 			limits := sqlengine.QueryOptions{At: at, Timeout: c.Duration("timeout")}
 			if c.Bool("explain") {
 				return explain(c, engine, query, limits)

@@ -19,6 +19,7 @@ import (
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/cmd/internal/daemon"
 	"cardinalsin/sqlengine"
+	"cardinalsin/storage"
 	"cardinalsin/storage/cache"
 )
 
@@ -121,11 +122,11 @@ func startServer(ctx context.Context, o serverOptions) (_ *server, err error) {
 		http.Handle("POST /api/v1/write", prom.WriteHandler(db.Writer.Append, o.DB.Logger))
 	}
 	if !o.NoQuery {
-		engine, err := openSQL(ctx, db, o.CacheBytes)
+		engine, closeSQL, err := openSQL(ctx, db, o.CacheBytes)
 		if err != nil {
 			return nil, err
 		}
-		finish = append([]func() error{func() error { engine.Close(); return nil }}, finish...)
+		finish = append([]func() error{closeSQL}, finish...)
 		http.Handle("/api/v1/sql", sqlapi.Handler(engine, sqlapi.Options{Logger: o.DB.Logger}))
 		http.Handle("/api/v1/", prom.Handler(prom.Options{Reader: db.Reader, Version: cli.Version(), Registry: metrics.Registry, Logger: o.DB.Logger}))
 	}
@@ -154,19 +155,53 @@ func (s *server) wait() error {
 	return errors.Join(err, s.finish())
 }
 
-// openSQL makes an engine over the table; files of a remote store are kept in
-// a cache.
-func openSQL(ctx context.Context, db *cardinalsin.DB, cacheBytes int64) (*sqlengine.Engine, error) {
-	if cacheBytes <= 0 {
-		cacheBytes = 10 << 30
+// openSQL makes an engine over the table. Files of a remote store are kept in
+// a cache, which one process can use at a time: where nobody has asked for a
+// certain directory, a second process takes one of its own for as long as it
+// runs. The function that is returned closes it all.
+func openSQL(ctx context.Context, db *cardinalsin.DB, cacheBytes int64) (*sqlengine.Engine, func() error, error) {
+	opts := sqlengine.Options{Table: db.TableName()}
+	release := func() error { return nil }
+	if _, local := storage.LocalPath(db.Log.Store(), db.Log.Root()); !local {
+		files, own, err := openCache(db.CacheDir(), cacheBytes)
+		if err != nil {
+			return nil, nil, err
+		}
+		opts.Files = files
+		release = func() error {
+			err := files.Close()
+			if own != "" {
+				err = errors.Join(err, os.RemoveAll(own))
+			}
+			return err
+		}
 	}
-	dir := db.CacheDir()
-	if dir == "" {
-		dir = filepath.Join(os.TempDir(), fmt.Sprintf("cardinal-cache-%d", os.Getuid()))
-	}
-	files, err := cache.Open(dir, cacheBytes)
+	engine, err := sqlengine.New(ctx, db.Reader, opts)
 	if err != nil {
-		return nil, err
+		return nil, nil, errors.Join(err, release())
 	}
-	return sqlengine.New(ctx, db.Reader, sqlengine.Options{Table: db.TableName(), Files: files})
+	return engine, func() error { engine.Close(); return release() }, nil
+}
+
+// openCache opens a cache; own is a directory to be removed after it is
+// closed, if there is one.
+func openCache(dir string, maxBytes int64) (c *cache.Cache, own string, err error) {
+	if maxBytes <= 0 {
+		maxBytes = 10 << 30
+	}
+	if dir != "" {
+		c, err = cache.Open(dir, maxBytes)
+		return c, "", err
+	}
+	c, err = cache.Open(filepath.Join(os.TempDir(), fmt.Sprintf("cardinal-cache-%d", os.Getuid())), maxBytes)
+	if !errors.Is(err, cache.ErrInUse) {
+		return c, "", err
+	}
+	if own, err = os.MkdirTemp("", "cardinal-cache-"); err != nil {
+		return nil, "", fmt.Errorf("make a cache directory: %w", err)
+	}
+	if c, err = cache.Open(own, maxBytes); err != nil {
+		return nil, "", errors.Join(err, os.RemoveAll(own))
+	}
+	return c, own, nil
 }
