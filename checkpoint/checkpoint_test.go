@@ -355,3 +355,19 @@ func FuzzObject(f *testing.F) {
 		}
 	})
 }
+
+// What is read back after writing is summed up out of memory that pages take
+// one after the other, also where an action's entries meet the end of a page.
+func TestVerifyAcrossPages(t *testing.T) {
+	in := sample(40_000)
+	for _, opts := range []Options{{RowGroupActions: 40_000}, {}} {
+		store := mem.New(mem.Options{})
+		info, err := Write(t.Context(), store, logDir, in.state(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.NumAdds != int64(len(in.Adds)) || info.NumRemoves != int64(len(in.Removes)) {
+			t.Errorf("%+v", info)
+		}
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,10 +137,10 @@ func TestCompactionsChangeNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()
 		inner := mem.New(mem.Options{})
-		var used int
+		var used atomic.Int64
 		store := meter.New(inner, meter.Options{OnCall: func(e meter.Event) {
 			if e.Op == storage.OpGet && strings.HasSuffix(e.Key, compactedSuffix) {
-				used++
+				used.Add(1)
 			}
 		}})
 		last := drawHistory(t, inner)
@@ -169,7 +171,7 @@ func TestCompactionsChangeNothing(t *testing.T) {
 			}
 		}
 		for v := action.Version(0); v <= last; v++ {
-			used = 0
+			used.Store(0)
 			got, err := l.load(ctx, v)
 			if err != nil {
 				t.Fatal(err)
@@ -177,7 +179,7 @@ func TestCompactionsChangeNothing(t *testing.T) {
 			if d := different(want[v], got); d != "" {
 				t.Fatalf("version %d: %s", v, d)
 			}
-			if v == last && used == 0 {
+			if v == last && used.Load() == 0 {
 				t.Fatal("no compaction was used")
 			}
 		}
@@ -338,6 +340,7 @@ func TestCompactionsAndGaps(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			var mu sync.Mutex // guards read
 			read := map[string]bool{}
 			l := testLog(meter.New(store, meter.Options{OnCall: func(e meter.Event) {
 				if e.Op == storage.OpGet && e.Err == nil {
@@ -347,7 +350,9 @@ func TestCompactionsAndGaps(t *testing.T) {
 					} else if v, ok := action.ParseVersion(name); ok {
 						name = fmt.Sprint(int64(v))
 					}
+					mu.Lock()
 					read[name] = true
+					mu.Unlock()
 				}
 			}}))
 			got, err := l.load(t.Context(), c.at)

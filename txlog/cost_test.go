@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,9 +21,12 @@ import (
 // UPDATE_GOLDEN=1 to write it anew.
 func TestRequestCosts(t *testing.T) {
 	inner := mem.New(mem.Options{})
+	var mu sync.Mutex // guards out while calls run
 	var out strings.Builder
 	store := meter.New(inner, meter.Options{OnCall: func(e meter.Event) {
 		if e.Op != storage.OpNow { // no request
+			mu.Lock()
+			defer mu.Unlock()
 			fmt.Fprintf(&out, "  %s %s %s\n", e.Op, strings.TrimPrefix(e.Key, root+"/"), meter.Outcome(e.Err))
 		}
 	}})

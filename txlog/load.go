@@ -214,11 +214,17 @@ type step struct {
 
 func (t *step) isCommit() bool { return t.First == t.Last }
 
+// maxUnlisted bounds the commits that are looked for though the listing lacks
+// them.
+const maxUnlisted = 1000
+
 // steps chooses what leads from version after to target: at each version the
-// longest compaction that begins there, else the commit. What is neither is
-// missing, and that is corruption: versions have no gaps.
+// longest compaction that begins there, else the commit. A commit need not be
+// listed: a listing may lack what is written while it runs, and show what is
+// written later.
 func (l *Log) steps(seg *segment, bad map[Compaction]bool, after, target action.Version) ([]step, error) {
 	var out []step
+	unlisted := action.Version(0)
 	compactions := seg.compactions
 	for v := after + 1; v <= target; {
 		next := step{Compaction: Compaction{First: v, Last: -1}}
@@ -230,11 +236,12 @@ func (l *Log) steps(seg *segment, bad map[Compaction]bool, after, target action.
 			}
 		}
 		if next.Last < 0 {
-			i, ok := seg.find(v)
-			if !ok {
-				return nil, fmt.Errorf("%w: commit %s is missing", action.ErrCorrupt, l.CommitKey(v))
+			next = step{Compaction: Compaction{v, v}}
+			if i, ok := seg.find(v); ok {
+				next.size = seg.commits[i].size
+			} else if unlisted++; unlisted > maxUnlisted {
+				return nil, l.missing(v - maxUnlisted)
 			}
-			next = step{Compaction{v, v}, seg.commits[i].size}
 		}
 		out = append(out, next)
 		v = next.Last + 1
@@ -296,6 +303,9 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 		g.Go(func() (err error) {
 			if steps[i].isCommit() {
 				entries[i], err = l.readEntry(gctx, s.values, l.CommitKey(steps[i].First))
+				if errors.Is(err, storage.ErrNotFound) {
+					err = l.missing(steps[i].First)
+				}
 				return err
 			}
 			entries[i], err = l.readCompaction(gctx, s.values, steps[i].Compaction)
@@ -334,6 +344,11 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 		entries[i] = nil
 	}
 	return nil, nil
+}
+
+// missing is the error of a commit that is not there: versions have no gaps.
+func (l *Log) missing(v action.Version) error {
+	return fmt.Errorf("%w: commit %s is missing", action.ErrCorrupt, l.CommitKey(v))
 }
 
 // readInfo completes a snapshot that no commit led to: a checkpoint and a

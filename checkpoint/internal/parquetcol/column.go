@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/bits"
+	"strings"
 	"sync"
 
 	"github.com/parquet-go/parquet-go/format"
@@ -176,7 +177,7 @@ func (c *Column) Row(row int64) []Entry {
 			}
 			return nil
 		}
-		for first := true; first || (c.fill() && c.rep[c.pos] > 0); first = false {
+		for first := true; first || (c.more() && c.rep[c.pos] > 0); first = false {
 			if first && c.rep[c.pos] != 0 {
 				c.fail(fmt.Errorf("%w: a row begins inside a list", ErrCorrupt))
 				return nil
@@ -206,6 +207,17 @@ func (c *Column) End(rows int64) error {
 		c.fail(fmt.Errorf("%w: %d values in a row group of %d rows", ErrCorrupt, c.chunk.NumValues, rows))
 	}
 	return c.err
+}
+
+// more is fill inside of a row. The next page may take the memory that what
+// was found of the row points to.
+func (c *Column) more() bool {
+	if c.borrow && c.pos == c.n {
+		for i := range c.entries {
+			c.entries[i].Str = strings.Clone(c.entries[i].Str)
+		}
+	}
+	return c.fill()
 }
 
 // fill makes the next entry current; false at the end or after an error.
