@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"testing"
 	"time"
 
@@ -12,6 +13,78 @@ import (
 	"cardinalsin/storage/mem"
 	"cardinalsin/txlog"
 )
+
+// between is a store during whose listings two versions are committed, of
+// which the listing shows only the later: what is written meanwhile may or may
+// not come (storage.Store, List).
+type between struct {
+	storage.Store
+	commit func() (storage.ObjectInfo, bool)
+}
+
+func (b *between) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.ObjectInfo, error] {
+	return func(yield func(storage.ObjectInfo, error) bool) {
+		objs, err := storage.Collect(b.Store.List(ctx, prefix, startAfter))
+		if err != nil {
+			yield(storage.ObjectInfo{}, err)
+			return
+		}
+		later, ok := b.commit()
+		for _, o := range objs {
+			if ok && o.Key > later.Key {
+				ok = false
+				if !yield(later, nil) {
+					return
+				}
+			}
+			if !yield(o, nil) {
+				return
+			}
+		}
+		if ok {
+			yield(later, nil)
+		}
+	}
+}
+
+// A version that a listing leaves out since it was committed meanwhile is no
+// gap in the log.
+func TestListingUnderCommits(t *testing.T) {
+	for _, last := range []int{3, 80} {
+		t.Run(fmt.Sprint(last), func(t *testing.T) {
+			inner := mem.New(mem.Options{})
+			l := create(t, inner, txlog.Options{})
+			b := &between{Store: inner}
+			for i := range last {
+				if _, err := appendFile(t.Context(), l, nil, fmt.Sprint(i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n := 0
+			b.commit = func() (o storage.ObjectInfo, ok bool) {
+				for range 2 {
+					n++
+					s, err := appendFile(t.Context(), l, nil, fmt.Sprintf("meanwhile%d", n))
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, o, err = inner.Get(t.Context(), l.CommitKey(s.Version()))
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				return o, true
+			}
+			got, err := txlog.Open(t.Context(), b, root, txlog.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v := int(latest(t, got).Version()); v != last+n {
+				t.Errorf("opened at version %d, the latest is %d", v, last+n)
+			}
+		})
+	}
+}
 
 // The error of a context that ends before the entry is sent is the caller's.
 func TestDeadlineBeforeSending(t *testing.T) {
