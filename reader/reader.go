@@ -15,9 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync/atomic"
 
 	"cardinalsin/action"
+	"cardinalsin/chunk"
 	"cardinalsin/lease"
 	"cardinalsin/planner"
 	"cardinalsin/series"
@@ -264,6 +266,13 @@ func (v *View) Snapshot() *txlog.Snapshot { return v.snapshot }
 // Head is the writer's head, nil for a past version or where this process has
 // none. It outranks all files.
 func (v *View) Head() HeadView { return v.head }
+
+// Foreign reports that another engine made the table. It has no series, and
+// what its columns are called means nothing to us.
+func (v *View) Foreign() bool {
+	s := v.snapshot
+	return !slices.Contains(s.Protocol().WriterFeatures, txlog.ExclusiveFeature) || !slices.Equal(s.Metadata().PartitionColumns, chunk.PartitionColumns())
+}
 
 // Plan chooses the files that a selector needs. An error wraps
 // chunk.ErrTags.

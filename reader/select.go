@@ -62,6 +62,10 @@ func (v *View) merged(ctx context.Context, sel series.Selector, scan scanFunc) i
 			fail(err)
 			return
 		}
+		if v.Foreign() {
+			fail(fmt.Errorf("%w: a table of another engine has no series", txlog.ErrUnsupported))
+			return
+		}
 		plan, err := v.Plan(sel)
 		if err != nil {
 			fail(err)

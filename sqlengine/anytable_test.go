@@ -19,6 +19,7 @@ import (
 	"cardinalsin/action"
 	"cardinalsin/chunk"
 	"cardinalsin/reader"
+	"cardinalsin/series"
 	"cardinalsin/storage/local"
 	"cardinalsin/txlog"
 )
@@ -322,6 +323,23 @@ func TestTablesWithoutRows(t *testing.T) {
 	none.expect(t, "SELECT count(*) FROM orders", "3")
 }
 
+// TestForeignHasNoSeries: what is not ours is not read as chunks.
+func TestForeignHasNoSeries(t *testing.T) {
+	l := newLake(t, nil, nil, "id long")
+	l.add(t, "a.parquet", "SELECT 1::BIGINT AS id", "", nil)
+	v, err := l.reader.At(context.Background(), txlog.Latest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	for _, err := range v.Select(context.Background(), series.Selector{Range: series.AllTime}) {
+		if !errors.Is(err, txlog.ErrUnsupported) {
+			t.Errorf("error is %v", err)
+		}
+	}
+	l.fails(t, "SELECT * FROM orders_series", ErrSyntax, "no series")
+}
+
 // TestForeignFilesThatLie: a file that is not what the log names is never
 // read as if it were.
 func TestForeignFilesThatLie(t *testing.T) {
@@ -331,4 +349,17 @@ func TestForeignFilesThatLie(t *testing.T) {
 	l = newLake(t, nil, nil, "id long")
 	l.commit(t, &action.Commit{Adds: []action.Add{{Path: "gone.parquet", Size: 1, DataChange: true}}})
 	l.fails(t, "SELECT id FROM orders", chunk.ErrCorrupt, "gone.parquet")
+}
+
+// FuzzDeltaType: what a log calls a type is translated or refused.
+func FuzzDeltaType(f *testing.F) {
+	f.Add(`"decimal(10,2)"`, 0)
+	f.Add(`{"type":"map","keyType":"string","valueType":{"type":"array","elementType":"date"}}`, 1)
+	f.Add(`{"type":"struct","fields":[{"name":"a\"b","type":"long","metadata":{"delta.columnMapping.id":1,"delta.columnMapping.physicalName":"p"}}]}`, 2)
+	f.Fuzz(func(t *testing.T, raw string, mode int) {
+		typ, err := mapping(mode&3).parse(json.RawMessage(raw), 0)
+		if err != nil && !errors.Is(err, txlog.ErrUnsupported) || err == nil && typ.sql == "" {
+			t.Fatalf("%+v, %v", typ, err)
+		}
+	})
 }

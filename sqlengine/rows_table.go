@@ -13,7 +13,6 @@ import (
 	"cardinalsin/reader"
 	"cardinalsin/series"
 	"cardinalsin/shard"
-	"cardinalsin/txlog"
 )
 
 // column is one column of a table as a statement sees it.
@@ -61,8 +60,7 @@ func newRowsTable(view *reader.View, headLabels []string) (*rowsTable, error) {
 	snap := view.Snapshot()
 	schema := snap.Schema()
 	layout, err := chunk.LayoutOf(schema)
-	if err != nil || !slices.Equal(snap.Metadata().PartitionColumns, chunk.PartitionColumns()) ||
-		!slices.Contains(snap.Protocol().WriterFeatures, txlog.ExclusiveFeature) {
+	if err != nil || view.Foreign() {
 		return t, t.describeForeign(snap)
 	}
 	if grown := layout.Grow(headLabels); len(grown) > 0 {

@@ -29,6 +29,14 @@
 // files are read plainly; else only rows with those keys are compared by
 // their full label sets.
 //
+// A table of another engine is read by its log alone. The schema says which
+// columns there are, also where there is no file; the footer of each file where
+// in it they lie, by name or by field id, and how its types become the
+// table's; a partition's column is what the log says; deleted rows are taken
+// out by their place in the file. No file is skipped, whatever its statistics
+// say. A column of a type that we cannot read (variant) is refused when a
+// statement reads it, and only then.
+//
 // INVARIANT: a statement sees the rows that reader.View.Select yields for the
 // same version, bit for bit, or fails. Never a part of them: a pin that is
 // lost fails the query.
