@@ -344,38 +344,91 @@ func (l *Log) commitBase(ctx context.Context, t *Transaction) (*Snapshot, error)
 // buildEntry encodes the members that may follow head, and the snapshot that
 // results; the others are told why and removed from the group, and so are those
 // whose callers have gone. Each member follows head and the members before it.
+//
+// INVARIANT: when it returns, also with an error, who was told has left the
+// group: nobody would take a second outcome, and the commit loop would wait for
+// ever.
 func (l *Log) buildEntry(ctx context.Context, head *Snapshot, group *[]*pending) ([]byte, *Snapshot, error) {
 	storeNow, err := l.store.Now(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the store's clock: %w", err)
 	}
 	ict := max(storeNow.UnixMilli(), head.ict+1)
+	for {
+		parts := l.follow(head, group)
+		if len(parts) == 0 {
+			return nil, nil, nil
+		}
+		data, next, err := l.encodeEntry(head, *group, parts, ict)
+		if err == nil {
+			return data, next, nil
+		}
+		if !dropUnsound(head, group, parts) {
+			return nil, nil, err
+		}
+	}
+}
+
+// follow returns what each member does after head and the members before it.
+// Who cannot follow is told why and leaves the group.
+func (l *Log) follow(head *Snapshot, group *[]*pending) []*action.Commit {
 	now := l.opts.Now()
-	entry := &action.Commit{}
 	view := head
-	kept := (*group)[:0:0]
+	var parts []*action.Commit
+	var kept []*pending
 	for i, p := range *group {
 		err := p.ctx.Err()
 		var own *action.Commit
 		if err == nil {
 			own, err = p.t.follow(view, now)
 		}
+		if err == nil && i < len(*group)-1 {
+			var after *Snapshot
+			if after, err = view.apply(view.version+1, own); err == nil {
+				after.version = head.version + 1 // all are of this entry
+				view = after
+			}
+		}
 		if err != nil {
 			p.done <- outcome{err: err}
 			continue
 		}
-		merge(entry, own)
-		kept = append(kept, p)
-		if i < len(*group)-1 {
-			if view, err = view.apply(view.version+1, own); err != nil {
-				return nil, nil, err
-			}
-			view.version = head.version + 1 // all are of this entry
-		}
+		kept, parts = append(kept, p), append(parts, own)
 	}
 	*group = kept
-	if len(kept) == 0 {
-		return nil, nil, nil
+	return parts
+}
+
+// dropUnsound tells the members that cannot be encoded even alone, and takes
+// them out of the group; it reports whether there were any and others are left.
+func dropUnsound(head *Snapshot, group *[]*pending, parts []*action.Commit) bool {
+	var sound []*pending
+	errs := make([]error, len(parts))
+	for i, p := range *group {
+		if _, errs[i] = parts[i].Encode(); errs[i] == nil {
+			_, errs[i] = head.apply(head.version+1, parts[i])
+		}
+		if errs[i] == nil {
+			sound = append(sound, p)
+		}
+	}
+	if len(sound) == 0 || len(sound) == len(parts) {
+		return false
+	}
+	for i, p := range *group {
+		if errs[i] != nil {
+			p.done <- outcome{err: errs[i]}
+		}
+	}
+	*group = sound
+	return true
+}
+
+// encodeEntry makes one entry of the members' parts.
+func (l *Log) encodeEntry(head *Snapshot, group []*pending, parts []*action.Commit, ict int64) ([]byte, *Snapshot, error) {
+	entry := &action.Commit{}
+	for _, own := range parts {
+		merge(entry, own)
 	}
 	for i := range entry.Txns {
 		entry.Txns[i].LastUpdated = ict
@@ -388,7 +441,7 @@ func (l *Log) buildEntry(ctx context.Context, head *Snapshot, group *[]*pending)
 			entry.Adds[i].ModificationTime = ict
 		}
 	}
-	entry.Info = entryInfo(kept, entry, head, ict, l.opts.EngineInfo)
+	entry.Info = entryInfo(group, entry, head, ict, l.opts.EngineInfo)
 	data, err := entry.Encode()
 	if err != nil {
 		return nil, nil, err

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"cardinalsin/action"
 	"cardinalsin/storage"
 	"cardinalsin/storage/fault"
 	"cardinalsin/storage/mem"
@@ -117,6 +121,90 @@ func TestCommitTwice(t *testing.T) {
 	}
 	if s, err := tx.Commit(t.Context()); !errors.Is(err, txlog.ErrCommitted) {
 		t.Fatalf("committed again: %v, %v", s, err)
+	}
+}
+
+// A transaction that cannot be encoded fails alone: not those that share its
+// entry, and not the commits after it, whoever has gone meanwhile.
+func TestBadMemberFailsAlone(t *testing.T) {
+	for name, spoil := range map[string]func(*action.Add){
+		"path":             func(a *action.Add) { a.Path = "x\x00" },
+		"partition values": func(a *action.Add) { a.PartitionValues = "{" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inner := mem.New(mem.Options{})
+			create(t, inner, txlog.Options{})
+			f := fault.New(inner)
+			l, err := txlog.Open(t.Context(), f, root, txlog.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The first entry waits for three transactions to gather behind it;
+			// as theirs is built, the caller of one goes.
+			impatient, leave := context.WithCancel(t.Context())
+			f.Inject(
+				fault.Fault{Op: storage.OpPutIfAbsent, OnCall: func(context.Context, fault.Call) {
+					for l.Waiting() < 3 {
+						time.Sleep(time.Millisecond)
+					}
+				}},
+				fault.Fault{Op: storage.OpNow, Skip: 1, OnCall: func(context.Context, fault.Call) {
+					leave()
+					time.Sleep(10 * time.Millisecond)
+				}},
+			)
+			results := make(chan string, 4)
+			commit := func(ctx context.Context, path string, edit func(*action.Add)) {
+				tx := l.Begin(nil, txlog.Operation{Name: "TEST"})
+				a := add(path)
+				edit(&a)
+				tx.Add(a)
+				_, err := tx.Commit(ctx)
+				switch {
+				case err == nil:
+					path += " committed"
+				case errors.Is(err, context.Canceled):
+					path += " left"
+				default:
+					path += " failed"
+				}
+				results <- path
+			}
+			whole := func(*action.Add) {}
+			go commit(t.Context(), "first", whole)
+			for f.Calls() < 4 { // open takes some; the put is under way or about to be
+				time.Sleep(time.Millisecond)
+			}
+			for n, c := range []struct {
+				ctx  context.Context
+				path string
+				edit func(*action.Add)
+			}{{impatient, "gone", whole}, {t.Context(), "bad", spoil}, {t.Context(), "good", whole}} {
+				go commit(c.ctx, c.path, c.edit)
+				for l.Waiting() < n+1 && n < 2 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			var got []string
+			for range 4 {
+				select {
+				case r := <-results:
+					got = append(got, r)
+				case <-time.After(5 * time.Second):
+					t.Fatalf("only %q have ended", got)
+				}
+			}
+			slices.Sort(got)
+			want := []string{"bad failed", "first committed", "gone left", "good committed"}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if _, err := appendFile(ctx, l, nil, "later"); err != nil {
+				t.Errorf("later: %v", err)
+			}
+		})
 	}
 }
 
