@@ -234,7 +234,7 @@ func BenchmarkCheckpoint(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		runtime.GC()
+		heap() // nothing is left of the load
 		stop, done := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
