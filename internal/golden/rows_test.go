@@ -129,6 +129,10 @@ func (c *comparison) count(ctx context.Context, e *sqlengine.Engine, at txlog.At
 	return strconv.ParseInt(strings.TrimSpace(strings.TrimPrefix(b.String(), "n")), 10, 64)
 }
 
+// maxWritten is the number of rows up to which a table without expected rows
+// is turned into Parquet.
+const maxWritten = 1_000_000
+
 // compareContent reads every column of every row, and compares them with the
 // expected ones if there are any.
 func (c *comparison) compareContent(t *testing.T, e *sqlengine.Engine, at txlog.At, expected []string) error {
@@ -139,12 +143,22 @@ func (c *comparison) compareContent(t *testing.T, e *sqlengine.Engine, at txlog.
 	if len(columns) == 0 {
 		return nil
 	}
+	if len(expected) == 0 {
+		n, err := c.count(t.Context(), e, at)
+		if err != nil {
+			return err
+		}
+		if n > maxWritten {
+			// Every value is decoded all the same.
+			for i := range columns {
+				columns[i] = "max(hash(" + columns[i] + "))"
+			}
+		}
+		return c.write(t.Context(), e, at, strings.Join(columns, ", "), os.DevNull)
+	}
 	file := filepath.Join(t.TempDir(), "ours.parquet")
 	if err := c.write(t.Context(), e, at, strings.Join(columns, ", "), file); err != nil {
 		return err
-	}
-	if len(expected) == 0 {
-		return nil
 	}
 	j := newJudge(t)
 	missing, err := j.sameRows(file, expected, nil)
