@@ -309,6 +309,10 @@ func FuzzRead(f *testing.F) {
 		if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrIncomplete) {
 			t.Fatalf("%v is none of the package's errors", err)
 		}
+		// Summing up goes other ways with the text, and sees what reading sees.
+		if _, summed := verify(t.Context(), store, logDir, ref); (err == nil) != (summed == nil) {
+			t.Fatalf("read: %v; summed up: %v", err, summed)
+		}
 	})
 }
 
