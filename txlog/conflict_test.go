@@ -214,6 +214,7 @@ var conditions = []struct {
 	{txlog.ErrVersionVacuumed, "ErrVersionVacuumed"},
 	{txlog.ErrNotRestorable, "ErrNotRestorable"},
 	{txlog.ErrConflict, "ErrConflict"},
+	{txlog.ErrUnsupported, "ErrUnsupported"},
 	{action.ErrCorrupt, "ErrCorrupt"},
 }
 

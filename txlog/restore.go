@@ -53,6 +53,14 @@ type Restore struct {
 	target  *Snapshot
 	head    *Snapshot           // the version planned on
 	checked map[action.Key]bool // files that are there
+	used    bool                // Commit was called
+
+	// What the transaction came to follow; the commit loop's until Commit has
+	// returned a version.
+	followed struct {
+		base    action.Version
+		changes FileChanges
+	}
 }
 
 // PlanRestore finds out what it takes to restore version v, and changes
@@ -171,13 +179,17 @@ func (r *Restore) missing(ctx context.Context, a *action.Add, cause error) error
 }
 
 // Commit makes the plan a version, whatever others commit meanwhile: what came
-// goes, what went comes back. It is called once. Cost: one conditional put, as
+// goes, what went comes back. It is called once, by one goroutine. Cost: one conditional put, as
 // any commit; more lookups if files of the version were removed since the
 // plan.
 //
 // Errors: those of PlanRestore and of Transaction.Commit; ErrConflict if others
 // kept removing the version's files faster than they can be looked up.
 func (r *Restore) Commit(ctx context.Context) (*Snapshot, error) {
+	if r.used {
+		return nil, fmt.Errorf("restore version %d: %w", int64(r.To), ErrCommitted)
+	}
+	r.used = true
 	for plans := 1; ; plans++ {
 		t := r.log.Begin(r.head, Operation{Name: "RESTORE", Parameters: map[string]any{"version": int64(r.To)}})
 		t.restore = r
@@ -186,6 +198,9 @@ func (r *Restore) Commit(ctx context.Context) (*Snapshot, error) {
 		t.Require(readable(r.To))
 		// COMMIT POINT: before it nothing has changed.
 		s, err := t.Commit(ctx)
+		if err == nil {
+			r.Base, r.Changes = r.followed.base, r.followed.changes
+		}
 		if !errors.Is(err, errUnchecked) || plans == maxRestorePlans {
 			return s, err
 		}
@@ -212,6 +227,6 @@ func (r *Restore) follow(head *Snapshot, c *action.Commit) error {
 	for _, a := range changes.Removed {
 		c.Removes = append(c.Removes, a.Tombstone(true))
 	}
-	r.Base, r.Changes = head.Version(), changes
+	r.followed.base, r.followed.changes = head.Version(), changes
 	return nil
 }

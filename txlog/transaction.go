@@ -3,6 +3,7 @@ package txlog
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,7 +87,8 @@ func (t *Transaction) RemoveDomain(domain string) {
 // AddColumns makes sure that the schema has these columns, which must be
 // nullable: what others added meanwhile is merged. A column that is there with
 // another type, or under a name that differs in case only, which Delta takes
-// for the same, fails the commit with ErrSchemaConflict.
+// for the same, fails the commit with ErrSchemaConflict; a type that Delta has
+// not, with ErrUnsupported.
 func (t *Transaction) AddColumns(fields ...action.Field) { t.columns = append(t.columns, fields...) }
 
 // Require adds conditions on the version that the transaction will follow.
@@ -212,6 +214,8 @@ func (t *Transaction) grow(head *Snapshot) (*action.Metadata, error) {
 	for _, f := range t.columns {
 		i := slices.IndexFunc(fields, func(have action.Field) bool { return sameName(have.Name, f.Name) })
 		switch {
+		case !validType(f.Type):
+			return nil, fmt.Errorf("%w: type %s of column %q", ErrUnsupported, f.Type, f.Name)
 		case i < 0 && !f.Nullable:
 			return nil, fmt.Errorf("%w: column %q must be nullable, since there are rows without it", ErrSchemaConflict, f.Name)
 		case i < 0:
@@ -233,6 +237,24 @@ func (t *Transaction) grow(head *Snapshot) (*action.Metadata, error) {
 	m := *head.Metadata()
 	m.SchemaString = text
 	return &m, nil
+}
+
+// validType reports whether a column's type is one of the protocol's
+// (PROTOCOL.md, "Schema Serialization Format"), of nested ones by the kind only.
+func validType(raw json.RawMessage) bool {
+	var name string
+	if json.Unmarshal(raw, &name) == nil {
+		return slices.Contains(primitives, name) || strings.HasPrefix(name, "decimal(") && strings.HasSuffix(name, ")")
+	}
+	var nested struct {
+		Type string `json:"type"`
+	}
+	return json.Unmarshal(raw, &nested) == nil && slices.Contains([]string{"struct", "array", "map"}, nested.Type)
+}
+
+var primitives = []string{
+	"string", "long", "integer", "short", "byte", "float", "double", "boolean",
+	"binary", "date", "timestamp", "timestamp_ntz", "variant",
 }
 
 // sameName reports whether some engine takes two column names for the same:
