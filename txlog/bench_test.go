@@ -98,7 +98,6 @@ func benchLoad(b *testing.B, inner storage.Store, at string) {
 	before := heap()
 	cpu := cpuSeconds(b)
 	for b.Loop() {
-		l = nil
 		var err error
 		if l, err = txlog.Open(b.Context(), store, at, txlog.Options{}); err != nil {
 			b.Fatal(err)

@@ -294,7 +294,7 @@ func (l *Log) replayTail(ctx context.Context, s *Snapshot, seg *segment, target 
 // compaction that cannot be used, and returns it: the commits are there.
 func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damaged *Compaction, err error) {
 	entries := make([]*entry, len(steps))
-	damage := make([]error, len(steps))
+	damage := make([]string, len(steps)) // what is wrong with a compaction
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
 	for i := range steps {
@@ -308,7 +308,7 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 			}
 			entries[i], err = l.readCompaction(gctx, s.values, steps[i].Compaction)
 			if isCorrupt(err) || errors.Is(err, storage.ErrNotFound) {
-				damage[i], err = err, nil
+				damage[i], err = err.Error(), nil
 			}
 			return err
 		})
@@ -323,7 +323,7 @@ func (l *Log) replaySteps(ctx context.Context, s *Snapshot, steps []step) (damag
 	}
 	for i := range steps {
 		t := &steps[i]
-		if damage[i] != nil {
+		if damage[i] != "" {
 			l.opts.Logger.Warn("log compaction is damaged, reading the commits", "first", int64(t.First), "last", int64(t.Last), "err", damage[i])
 			return &t.Compaction, nil
 		}

@@ -211,7 +211,7 @@ func TestPastVersionsAreKept(t *testing.T) {
 		if s.Version() != v || s.NumFiles() != int(v) {
 			t.Fatalf("version %d, %d files; want %d", s.Version(), s.NumFiles(), v)
 		}
-		return int64(store.Snapshot().Total().Requests - before)
+		return store.Snapshot().Total().Requests - before
 	}
 	requests(9)
 	cold := requests(3)
