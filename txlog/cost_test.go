@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -89,5 +90,42 @@ func TestRequestCosts(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), out.String()); d != "" {
 		t.Fatal(d)
+	}
+}
+
+// TestRefreshFollowsTheChange: what a refresh allocates, and with it what it
+// touches, follows the commit and not the table (F6). The time of it is
+// measured by make bench-log.
+func TestRefreshFollowsTheChange(t *testing.T) {
+	ctx := t.Context()
+	refreshed := func(files int) uint64 {
+		store := mem.New(mem.Options{})
+		theirs := ourTable(t, store, files)
+		l := open(t, store)
+		const rounds = 20
+		var total uint64
+		for i := range rounds {
+			txn := theirs.Begin(nil, txlog.Operation{Name: "WRITE"})
+			for k := range 10 {
+				txn.Add(*ourFile(k, 10_000_000+10*i+k))
+			}
+			if _, err := txn.Commit(ctx); err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			s := latest(t, l)
+			runtime.ReadMemStats(&after)
+			if want := files + 10*(i+1); s.NumFiles() != want {
+				t.Fatalf("%d files, want %d", s.NumFiles(), want)
+			}
+			total += after.TotalAlloc - before.TotalAlloc
+		}
+		return total / rounds
+	}
+	small, great := refreshed(1000), refreshed(100_000)
+	t.Logf("a refresh after 10 adds allocates %d bytes at 1,000 files and %d at 100,000", small, great)
+	if great > 2*small {
+		t.Errorf("a refresh allocates %d bytes at 100,000 files, %d at 1,000: it must follow the commit", great, small)
 	}
 }
