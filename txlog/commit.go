@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"cardinalsin/action"
 	"cardinalsin/storage"
 )
@@ -303,18 +305,55 @@ func (l *Log) commitEntry(ctx context.Context, group *[]*pending, ev *CommitEven
 			return nil, fmt.Errorf("%s: %w", l.CommitKey(next.version), err)
 		}
 		l.publish(head, time.Time{})
-		if ev.Conflicts > 1 {
+		if ev.Conflicts%2 == 0 {
 			// Others are busy: step aside for a moment, then catch up, so that
-			// we do not offer versions that are long taken.
+			// we do not offer versions that are long taken. Not every time:
+			// whoever won pauses for less than that takes.
 			l.mu.Lock()
 			backoff := l.pace.backoff()
 			l.mu.Unlock()
 			if err := sleep(ctx, rand.N(backoff)); err != nil {
 				return nil, err
 			}
-			if head, err = l.refreshFrom(ctx, head); err != nil {
+			if head, err = l.catchUp(ctx, head); err != nil {
 				return nil, err
 			}
+		}
+	}
+}
+
+// catchUp applies what follows head. It asks for several versions at once: one
+// by one, each a round trip, it would stay behind a process that commits one a
+// round trip.
+func (l *Log) catchUp(ctx context.Context, head *Snapshot) (*Snapshot, error) {
+	for n := 4; ; n = min(2*n, 4*fetchers) {
+		at := l.opts.Now()
+		commits := make([]*action.Commit, n) // nil: there is none
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(fetchers)
+		for i := range commits {
+			g.Go(func() error {
+				c, err := l.readCommit(gctx, head.version+1+action.Version(i))
+				if err != nil && !errors.Is(err, storage.ErrNotFound) {
+					return err
+				}
+				commits[i] = c
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+		for _, c := range commits {
+			if c == nil {
+				l.publish(head, at)
+				return head, nil
+			}
+			next, err := head.apply(head.version+1, c)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", l.CommitKey(head.version+1), err)
+			}
+			head = next
 		}
 	}
 }

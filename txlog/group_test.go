@@ -145,7 +145,7 @@ func TestProcessesShareTheLog(t *testing.T) {
 			var wg sync.WaitGroup
 			for p := range processes {
 				l := open(t, &distant{Store: inner, delay: 30 * time.Millisecond})
-				wg.Go(func() { made[p] = sum(committing(t, l, fmt.Sprint(p), 4, 12*time.Second)) })
+				wg.Go(func() { made[p] = sum(committing(t, l, fmt.Sprint(p), 4, 20*time.Second)) })
 			}
 			wg.Wait()
 			t.Logf("%d processes: %v", processes, made)

@@ -5,7 +5,7 @@ import "time"
 const (
 	// politeFor is how many versions in a row a process makes way after, once
 	// it has seen one of another's.
-	politeFor = 8
+	politeFor = 16
 	// airEvery is after how many versions in a row it makes way although it
 	// has seen nobody: whoever never wins cannot be seen.
 	airEvery = 32
@@ -34,7 +34,7 @@ func (p *pace) won(s *Snapshot, roundTrip time.Duration, now time.Time, jitter f
 	switch {
 	case p.polite > 0:
 		p.polite--
-		pause = 1 + jitter
+		pause = 1.2 + jitter
 	case p.own%airEvery == 0:
 		// Others may be reading what we commit, a version a round trip: two to
 		// find that no more follows and to offer theirs, and some air.

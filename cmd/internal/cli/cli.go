@@ -93,6 +93,7 @@ var hints = []struct {
 }{
 	{txlog.ErrNotTable, "check --store, --tenant and --table; a table is made by the first write"},
 	{txlog.ErrVersionVacuumed, "`cardinal log` lists the versions that are left"},
+	{txlog.ErrAppendOnly, "the table's property delta.appendOnly forbids to take data out"},
 	{txlog.ErrReadOnly, "only tables that CardinalSin created can be changed by it"},
 	{storage.ErrStoreRefused, "`cardinal probe` shows which guarantees the store keeps"},
 	{storage.ErrPermission, "check the credentials of the AWS environment, profile or role"},
