@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -373,5 +374,46 @@ func TestVerifyAcrossPages(t *testing.T) {
 		if info.NumAdds != int64(len(in.Adds)) || info.NumRemoves != int64(len(in.Removes)) {
 			t.Errorf("%+v", info)
 		}
+	}
+}
+
+// Writing a checkpoint leaves little garbage: what it allocates, pools that it
+// fills included, is less than the text of the files.
+func TestWriteMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates, too")
+	}
+	in := sample(60_000)
+	var text int64
+	for i := range in.Adds {
+		a := &in.Adds[i]
+		text += int64(len(a.Path) + len(a.PartitionValues) + len(a.Stats) + len(a.Tags))
+	}
+	allocated := func(fn func()) int64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		fn()
+		runtime.ReadMemStats(&after)
+		return int64(after.TotalAlloc - before.TotalAlloc)
+	}
+	var out bytes.Buffer
+	out.Grow(int(text))
+	for round := range 2 { // the first fills the pools
+		out.Reset()
+		wrote := allocated(func() {
+			if _, err := encode(&out, in.state(), Options{RowGroupActions: 10_000}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		store, ref := put(t, out.Bytes())
+		summed := allocated(func() {
+			if _, err := verify(t.Context(), store, logDir, ref); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if round > 0 && (wrote > text*5/4 || summed > text*5/4) {
+			t.Errorf("encoding allocates %d, summing up %d; the text is %d", wrote, summed, text)
+		}
+		t.Logf("%d bytes of text, %d in the file; encoding allocates %d, summing up %d", text, out.Len(), wrote, summed)
 	}
 }
