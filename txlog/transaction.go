@@ -260,7 +260,11 @@ var primitives = []string{
 // sameName reports whether some engine takes two column names for the same:
 // by Unicode's folding or by lower-casing, which differ for a few letters.
 func sameName(a, b string) bool {
-	return strings.EqualFold(a, b) || strings.ToLower(a) == strings.ToLower(b)
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	x, y := strings.ToLower(a), strings.ToLower(b)
+	return x == y
 }
 
 // entryInfo describes the entry that the members of a group share.
