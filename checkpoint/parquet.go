@@ -32,9 +32,9 @@ const (
 	aheadBytes = 64 << 20
 	// sumSpanBytes and sumAheadBytes are the same where a file is only summed
 	// up.
-	sumSpanBytes, sumAheadBytes = 2 << 20, 4 << 20
+	sumSpanBytes, sumAheadBytes = 1 << 20, 2 << 20
 	// groupWaste is about what decoding a row group leaves beside its bytes.
-	groupWaste = 256 << 10
+	groupWaste = 512 << 10
 	// aheadObjects bounds the objects that are opened ahead.
 	aheadObjects = 8
 )

@@ -174,7 +174,7 @@ func normalState(s State) (State, error) {
 // collectEvery is how much garbage a checkpoint may leave before it is
 // collected. The collector alone would let it grow to the size of all that the
 // process holds, which with a great table is the table.
-const collectEvery = 8 << 20
+const collectEvery = 6 << 20
 
 // garbage counts what was allocated and is not used any more, roughly.
 type garbage int64
