@@ -14,6 +14,7 @@
 package action
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -188,6 +189,26 @@ type Metadata struct {
 	PartitionColumns []string          `json:"partitionColumns"`
 	CreatedTime      *int64            `json:"createdTime,omitempty"` // ms since the epoch
 	Configuration    map[string]string `json:"configuration"`
+}
+
+// MarshalJSON writes empty maps and lists as such: delta-rs refuses a table
+// that has null there, which is what a checkpoint's empty map may come back as.
+func (m Metadata) MarshalJSON() ([]byte, error) {
+	if m.Format.Options == nil {
+		m.Format.Options = map[string]string{}
+	}
+	if m.PartitionColumns == nil {
+		m.PartitionColumns = []string{}
+	}
+	if m.Configuration == nil {
+		m.Configuration = map[string]string{}
+	}
+	type plain Metadata // without this method
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(plain(m))
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), err
 }
 
 // DeletionVector marks rows of a file as deleted (PROTOCOL.md, "Deletion

@@ -124,3 +124,20 @@ func TestEncodeEqualsEncodingJSON(t *testing.T) {
 		})
 	})
 }
+
+// TestNoNullMaps: other engines refuse a metaData action whose maps or lists
+// are null.
+func TestNoNullMaps(t *testing.T) {
+	c := Commit{Metadata: &Metadata{ID: "x", SchemaString: "<&>"}}
+	data, err := c.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"metaData":{"id":"x","format":{"provider":"","options":{}},"schemaString":"<&>","partitionColumns":[],"configuration":{}}}` + "\n"
+	if d := cmp.Diff(want, string(data)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if c.Metadata.Configuration != nil {
+		t.Error("the caller's metadata changed")
+	}
+}
