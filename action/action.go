@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -355,11 +356,16 @@ func (a *Add) Key() Key { return Key{a.Path, a.DeletionVector.UniqueID()} }
 // Key returns the identity of the file that is removed.
 func (r *Remove) Key() Key { return Key{r.Path, r.DeletionVector.UniqueID()} }
 
-// Tombstone is the remove that undoes an add.
+// Tombstone is the remove that undoes an add. Of the statistics it keeps the
+// number of rows, by which a version says how many it took away.
 func (a *Add) Tombstone(dataChange bool) Remove {
+	var rows string
+	if st, ok, err := ParseStats(a.Stats); err == nil && ok {
+		rows = `{"numRecords":` + strconv.FormatInt(st.NumRecords, 10) + `}`
+	}
 	return Remove{
 		Path: a.Path, DataChange: dataChange, ExtendedFileMetadata: true,
-		PartitionValues: a.PartitionValues, Size: a.Size, Tags: a.Tags,
+		PartitionValues: a.PartitionValues, Size: a.Size, Stats: rows, Tags: a.Tags,
 		DeletionVector: a.DeletionVector, BaseRowID: a.BaseRowID,
 		DefaultRowCommitVersion: a.DefaultRowCommitVersion,
 	}

@@ -186,3 +186,15 @@ func TestSchemaRoundTrip(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestTombstone(t *testing.T) {
+	a := Add{Path: "p", Size: 7, Stats: `{"numRecords":3,"minValues":{"x":1}}`, Tags: `{"k":"v"}`}
+	want := Remove{Path: "p", Size: 7, DataChange: true, ExtendedFileMetadata: true, Stats: `{"numRecords":3}`, Tags: `{"k":"v"}`}
+	if d := cmp.Diff(want, a.Tombstone(true)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	a.Stats = ""
+	if r := a.Tombstone(true); r.Stats != "" {
+		t.Errorf("statistics %q of a file that has none", r.Stats)
+	}
+}
