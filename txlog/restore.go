@@ -179,9 +179,9 @@ func (r *Restore) missing(ctx context.Context, a *action.Add, cause error) error
 }
 
 // Commit makes the plan a version, whatever others commit meanwhile: what came
-// goes, what went comes back. It is called once, by one goroutine. Cost: one conditional put, as
-// any commit; more lookups if files of the version were removed since the
-// plan.
+// goes, what went comes back. It is called once, by one goroutine. Cost: one
+// conditional put, as any commit; more lookups if files of the version were
+// removed since the plan.
 //
 // Errors: those of PlanRestore and of Transaction.Commit; ErrConflict if others
 // kept removing the version's files faster than they can be looked up.
