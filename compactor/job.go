@@ -117,7 +117,7 @@ func (r *Runner) rewrite(ctx context.Context, j Job, res *Result) error {
 		return err
 	}
 	res.Rows, res.Bytes = out.Rows, int64(len(out.Data))
-	id, err := uuid.NewRandom()
+	id, err := uuid.NewV7()
 	if err != nil {
 		return fmt.Errorf("name the output: %w", err)
 	}

@@ -235,7 +235,7 @@ func (w *Writer) upload(ctx context.Context, p *part, layout *chunk.Layout) ([]f
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("encode %s of shard %s: %w", f.date, f.shard, err), g.Wait())
 		}
-		id, err := uuid.NewRandom()
+		id, err := uuid.NewV7()
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("name a file: %w", err), g.Wait())
 		}

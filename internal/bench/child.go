@@ -165,7 +165,7 @@ func (w *worker) do(ctx context.Context, r request) (answer, error) {
 	case "commit":
 		tx := w.log.Begin(nil, txlog.Operation{Name: "WRITE", BlindAppend: true})
 		for range r.N {
-			tx.Add(addAt(w.next, fmt.Sprintf("c%d", os.Getpid())))
+			tx.Add(flushedAt(w.next, fmt.Sprintf("c%d", os.Getpid())))
 			w.next++
 		}
 		return w.timed(func() (err error) {

@@ -29,9 +29,19 @@ const addsPerCommit = 10_000
 // files of different origin apart.
 func addAt(i int, unique string) action.Add {
 	day := fmt.Sprintf("2026-%02d-%02d", 1+i/28%12, 1+i%28)
+	return addOn(day, i, fmt.Sprintf("%s%08x-7f3a-4c1e-9b2d-%012x", unique, uint32(i*2654435761), i))
+}
+
+// flushedAt is the i-th file that one process flushes: as a writer's, its name
+// begins with the time (UUID version 7) and it belongs to the last day.
+func flushedAt(i int, unique string) action.Add {
+	return addOn("2026-12-28", i, fmt.Sprintf("%012x-7f3a-%s", 0x019a_0000_0000+i, unique))
+}
+
+func addOn(day string, i int, name string) action.Add {
 	ms := 1_790_000_000_000 + int64(i)*1000
 	return action.Add{
-		Path:            fmt.Sprintf("date=%s/shard=%d/%s%08x-7f3a-4c1e-9b2d-%012x.parquet", day, i%8, unique, uint32(i*2654435761), i),
+		Path:            fmt.Sprintf("date=%s/shard=%d/%s.parquet", day, i%8, name),
 		PartitionValues: action.ObjectOf(map[string]string{"date": day, "shard": fmt.Sprint(i % 8)}),
 		Size:            1_000_000 + int64(i%1000), ModificationTime: ms, DataChange: true,
 		Stats: fmt.Sprintf(`{"numRecords":%d,"minValues":{"timestamp":"%sT00:00:00.000Z","metric_name":"cpu_seconds_total","series_id":%d,"value":0,"host":"host-%d","job":"node"},"maxValues":{"timestamp":"%sT23:59:59.999Z","metric_name":"up","series_id":%d,"value":%d,"host":"host-%d","job":"node"},"nullCount":{"timestamp":0,"metric_name":0,"series_id":0,"value":0,"host":0,"job":0}}`,
