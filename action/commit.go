@@ -19,29 +19,15 @@ type Commit struct {
 
 var errTwice = errors.New("action occurs twice in one version")
 
-// Decode reads a log entry whole. Beyond the errors of [Scan], which see also
-// for what strings hold on to, it returns one that wraps ErrCorrupt for two
-// actions that one version may hold only once.
-func Decode(data []byte) (*Commit, error) {
-	c := &Commit{}
-	s := &scanner{data: data}
-	err := s.run(&Sink{
-		Add: func(a *Add) error {
-			c.Adds = append(grow(c.Adds, s.pos, len(data)), *a)
-			return nil
-		},
-		Remove: func(r *Remove) error {
-			c.Removes = append(grow(c.Removes, s.pos, len(data)), *r)
-			return nil
-		},
-		Txn: func(t *SetTransaction) error {
-			c.Txns = append(c.Txns, *t)
-			return nil
-		},
-		Domain: func(d *DomainMetadata) error {
-			c.Domains = append(c.Domains, *d)
-			return nil
-		},
+// Sink puts all actions of a scan into c. The caller may replace what it takes
+// in another way. Two actions that one version may hold only once give an
+// error that wraps ErrCorrupt.
+func (c *Commit) Sink() *Sink {
+	return &Sink{
+		Add:    func(a *Add) error { c.Adds = append(c.Adds, *a); return nil },
+		Remove: func(r *Remove) error { c.Removes = append(c.Removes, *r); return nil },
+		Txn:    func(t *SetTransaction) error { c.Txns = append(c.Txns, *t); return nil },
+		Domain: func(d *DomainMetadata) error { c.Domains = append(c.Domains, *d); return nil },
 		Metadata: func(m *Metadata) error {
 			if c.Metadata != nil {
 				return fmt.Errorf("%w: metaData: %w", ErrCorrupt, errTwice)
@@ -62,8 +48,24 @@ func Decode(data []byte) (*Commit, error) {
 			}
 			return nil
 		},
-	})
-	if err != nil {
+	}
+}
+
+// Decode reads a log entry whole. Its errors are those of [Scan], which see
+// also for what strings hold on to, and of [Commit.Sink].
+func Decode(data []byte) (*Commit, error) {
+	c := &Commit{}
+	s := &scanner{data: data}
+	sink := c.Sink()
+	sink.Add = func(a *Add) error {
+		c.Adds = append(grow(c.Adds, s.pos, len(data)), *a)
+		return nil
+	}
+	sink.Remove = func(r *Remove) error {
+		c.Removes = append(grow(c.Removes, s.pos, len(data)), *r)
+		return nil
+	}
+	if err := s.run(sink); err != nil {
 		return nil, err
 	}
 	return c, nil

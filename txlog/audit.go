@@ -2,16 +2,13 @@ package txlog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 
 	"github.com/tidwall/btree"
-	"golang.org/x/sync/errgroup"
 
 	"cardinalsin/action"
 	"cardinalsin/checkpoint"
-	"cardinalsin/storage"
 )
 
 // Listing is what the store shows of the log.
@@ -82,21 +79,14 @@ func (l *Log) Walk(ctx context.Context, from *checkpoint.Ref, v action.Version, 
 		}
 	}
 	for s.version < v {
-		commits := make([]*action.Commit, min(int(v-s.version), 4*fetchers))
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(fetchers)
-		for i := range commits {
-			g.Go(func() (err error) {
-				commits[i], err = l.readCommit(gctx, s.version+1+action.Version(i))
-				return err
-			})
-		}
-		if err := g.Wait(); errors.Is(err, storage.ErrNotFound) {
-			return fmt.Errorf("%w: commit is missing: %w", action.ErrCorrupt, err)
-		} else if err != nil {
+		commits, err := l.readCommits(ctx, s.version+1, min(int(v-s.version), 4*fetchers))
+		if err != nil {
 			return err
 		}
 		for _, c := range commits {
+			if c == nil {
+				return l.missing(s.version + 1)
+			}
 			next, err := s.apply(s.version+1, c)
 			if err != nil {
 				return fmt.Errorf("%s: %w", l.CommitKey(s.version+1), err)
@@ -110,8 +100,8 @@ func (l *Log) Walk(ctx context.Context, from *checkpoint.Ref, v action.Version, 
 	return nil
 }
 
-// FirstDifference names the first thing in which two snapshots differ as the table's
-// state goes, "" if they are the same: version, protocol, metadata,
+// FirstDifference names the first thing in which two snapshots differ as the
+// table's state goes, "" if they are the same: version, protocol, metadata,
 // transactions, domains and live files with all that is known of them. What a
 // checkpoint does not keep is no difference: tombstones past retention,
 // dataChange, the time of the version.

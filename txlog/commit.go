@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"cardinalsin/action"
 	"cardinalsin/storage"
 )
@@ -93,20 +91,8 @@ func (l *Log) commitEntry(ctx context.Context, group *[]*pending, ev *CommitEven
 func (l *Log) catchUp(ctx context.Context, head *Snapshot) (*Snapshot, error) {
 	for n := 4; ; n = min(2*n, 4*fetchers) {
 		at := l.opts.Now()
-		commits := make([]*action.Commit, n) // nil: there is none
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(fetchers)
-		for i := range commits {
-			g.Go(func() error {
-				c, err := l.readCommit(gctx, head.version+1+action.Version(i))
-				if err != nil && !errors.Is(err, storage.ErrNotFound) {
-					return err
-				}
-				commits[i] = c
-				return nil
-			})
-		}
-		if err := g.Wait(); err != nil {
+		commits, err := l.readCommits(ctx, head.version+1, n)
+		if err != nil {
 			return nil, err
 		}
 		for _, c := range commits {

@@ -396,6 +396,25 @@ func (l *Log) readCommitAt(ctx context.Context, v action.Version) (c *action.Com
 	return c, info.ModTime.UnixMilli(), nil
 }
 
+// readCommits reads n commits from version v on, several at a time; one that is
+// not there is nil.
+func (l *Log) readCommits(ctx context.Context, v action.Version, n int) ([]*action.Commit, error) {
+	commits := make([]*action.Commit, n)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i := range commits {
+		g.Go(func() error {
+			c, err := l.readCommit(gctx, v+action.Version(i))
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			commits[i] = c
+			return nil
+		})
+	}
+	return commits, g.Wait()
+}
+
 // readEntry reads an object of the log that is to be replayed.
 func (l *Log) readEntry(ctx context.Context, values *valueTable, key string) (*entry, error) {
 	data, info, err := l.store.Get(ctx, key)

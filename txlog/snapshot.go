@@ -120,6 +120,15 @@ func (s *Snapshot) Domains() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) { s.domains.Scan(yield) }
 }
 
+// domainActions are the domains as a checkpoint and a checksum hold them.
+func (s *Snapshot) domainActions() []action.DomainMetadata {
+	var out []action.DomainMetadata
+	for d, c := range s.Domains() {
+		out = append(out, action.DomainMetadata{Domain: d, Configuration: c})
+	}
+	return out
+}
+
 // clone returns a mutable copy that shares all structure.
 func (s *Snapshot) clone() *Snapshot {
 	s.copying.Lock()
@@ -189,44 +198,18 @@ func prepareText(values *valueTable, data []byte) (*entry, error) {
 	k := packer{values: values}
 	c := &action.Commit{}
 	e := &entry{commit: c}
-	twice := func(name string) error {
-		return fmt.Errorf("%w: %s occurs twice in one version", action.ErrCorrupt, name)
+	sink := c.Sink()
+	sink.Remove = func(r *action.Remove) error {
+		p, err := k.remove(r)
+		e.removes = append(e.removes, p)
+		return err
 	}
-	err := action.Scan(data, &action.Sink{
-		Info: func(i *action.CommitInfo) error {
-			if c.Info == nil {
-				c.Info = i
-			}
-			return nil
-		},
-		Protocol: func(p *action.Protocol) error {
-			if c.Protocol != nil {
-				return twice("protocol")
-			}
-			c.Protocol = p
-			return nil
-		},
-		Metadata: func(m *action.Metadata) error {
-			if c.Metadata != nil {
-				return twice("metaData")
-			}
-			c.Metadata = m
-			return nil
-		},
-		Txn:    func(t *action.SetTransaction) error { c.Txns = append(c.Txns, *t); return nil },
-		Domain: func(d *action.DomainMetadata) error { c.Domains = append(c.Domains, *d); return nil },
-		Remove: func(r *action.Remove) error {
-			p, err := k.remove(r)
-			e.removes = append(e.removes, p)
-			return err
-		},
-		Add: func(a *action.Add) error {
-			p, err := k.add(a)
-			e.adds = append(e.adds, p)
-			return err
-		},
-	})
-	if err != nil {
+	sink.Add = func(a *action.Add) error {
+		p, err := k.add(a)
+		e.adds = append(e.adds, p)
+		return err
+	}
+	if err := action.Scan(data, sink); err != nil {
 		return nil, err
 	}
 	if len(e.adds) >= bulkMin {

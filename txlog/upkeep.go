@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cardinalsin/action"
 	"cardinalsin/checkpoint"
@@ -102,8 +103,9 @@ func (l *Log) writeCheckpoint(ctx context.Context, s *Snapshot) error {
 // have seen it: retention is counted from the version's own time.
 func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 	oldest := s.ict - l.opts.TombstoneRetention.Milliseconds()
-	st := checkpoint.State{
+	return checkpoint.State{
 		Version: s.version, Protocol: s.protocol, Metadata: s.metadata,
+		Txns: slices.Collect(s.Transactions()), Domains: s.domainActions(),
 		Adds: s.files.each(s.values), NumAdds: int64(s.NumFiles()),
 		Removes: func(yield func(*action.Remove) bool) {
 			for r := range s.Tombstones() {
@@ -114,13 +116,6 @@ func (l *Log) checkpointState(s *Snapshot) checkpoint.State {
 		},
 		NumRemoves: int64(s.NumTombstones()),
 	}
-	for t := range s.Transactions() {
-		st.Txns = append(st.Txns, t)
-	}
-	for d, c := range s.Domains() {
-		st.Domains = append(st.Domains, action.DomainMetadata{Domain: d, Configuration: c})
-	}
-	return st
 }
 
 // readCheckpoint builds a snapshot from a checkpoint alone. Its time and
@@ -209,13 +204,8 @@ func (l *Log) writeChecksum(ctx context.Context, s *Snapshot) error {
 	sum := Checksum{
 		TxnID: s.txnID, TableSizeBytes: s.bytes, NumFiles: int64(s.NumFiles()),
 		NumMetadata: 1, NumProtocol: 1, InCommitTimestamp: &s.ict,
+		SetTransactions: slices.Collect(s.Transactions()), DomainMetadata: s.domainActions(),
 		Metadata: s.metadata, Protocol: s.protocol,
-	}
-	for t := range s.Transactions() {
-		sum.SetTransactions = append(sum.SetTransactions, t)
-	}
-	for d, c := range s.Domains() {
-		sum.DomainMetadata = append(sum.DomainMetadata, action.DomainMetadata{Domain: d, Configuration: c})
 	}
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(sum); err != nil {
