@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 )
 
 // errCut ends a body that a fault cuts.
@@ -67,23 +66,3 @@ type discard struct{}
 func (discard) Header() http.Header         { return http.Header{} }
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) WriteHeader(int)             {}
-
-// matchGlob reports whether s matches pattern, in which * stands for any
-// bytes.
-func matchGlob(pattern, s string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return s == pattern
-	}
-	s, ok := strings.CutPrefix(s, parts[0])
-	if !ok {
-		return false
-	}
-	for _, part := range parts[1 : len(parts)-1] {
-		_, s, ok = strings.Cut(s, part)
-		if !ok {
-			return false
-		}
-	}
-	return strings.HasSuffix(s, parts[len(parts)-1])
-}

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"cardinalsin/internal/glob"
 )
 
 // Kind is what a fault does to a request.
@@ -259,7 +261,7 @@ func (p *Proxy) decide(r *http.Request) *strike {
 	for i := range p.rules {
 		rule := &p.rules[i]
 		hit, delay := rng.Float64() < rule.Probability, rng.Float64()
-		if !hit || rule.Method != "" && rule.Method != r.Method || rule.Key != "" && !matchGlob(rule.Key, key) || rule.When != nil && !rule.When(r) {
+		if !hit || rule.Method != "" && rule.Method != r.Method || rule.Key != "" && !glob.Match(rule.Key, key) || rule.When != nil && !rule.When(r) {
 			continue
 		}
 		p.counts[rule.Kind]++

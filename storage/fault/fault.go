@@ -24,10 +24,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
+	"cardinalsin/internal/glob"
 	"cardinalsin/storage"
 )
 
@@ -124,7 +124,7 @@ type Fault struct {
 }
 
 func (f *Fault) matches(c Call) bool {
-	return (f.Op == "" || f.Op == c.Op) && (f.Key == "" || matchGlob(f.Key, c.Key)) && (f.When == nil || f.When(c))
+	return (f.Op == "" || f.Op == c.Op) && (f.Key == "" || glob.Match(f.Key, c.Key)) && (f.When == nil || f.When(c))
 }
 
 // Store is a storage.Store with faults. Its methods may be called concurrently.
@@ -372,24 +372,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// matchGlob reports whether s matches pattern, in which * stands for any
-// bytes.
-func matchGlob(pattern, s string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return s == pattern
-	}
-	s, ok := strings.CutPrefix(s, parts[0])
-	if !ok {
-		return false
-	}
-	for _, part := range parts[1 : len(parts)-1] {
-		_, s, ok = strings.Cut(s, part)
-		if !ok {
-			return false
-		}
-	}
-	return strings.HasSuffix(s, parts[len(parts)-1])
 }
