@@ -124,6 +124,9 @@ func TestForeignTables(t *testing.T) {
 			if _, err := appendFile(t.Context(), l, latest(t, l), "a"); !errors.Is(err, txlog.ErrReadOnly) {
 				t.Fatalf("got %v", err)
 			}
+			if _, err := l.Checkpoint(t.Context()); !errors.Is(err, txlog.ErrReadOnly) {
+				t.Fatalf("checkpoint: got %v", err)
+			}
 		})
 	}
 	_, err := txlog.Open(t.Context(), commit(action.Protocol{MinReaderVersion: 3, MinWriterVersion: 7, ReaderFeatures: []string{"catalogManaged"}}), root, txlog.Options{})

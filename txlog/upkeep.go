@@ -78,10 +78,14 @@ func (l *Log) Upkeep(ctx context.Context) error {
 }
 
 // Checkpoint writes a checkpoint of the latest version and returns it.
+// ErrReadOnly: the table is another engine's, and nothing is written to it.
 func (l *Log) Checkpoint(ctx context.Context) (*Snapshot, error) {
 	s, err := l.Snapshot(ctx, Latest())
 	if err != nil {
 		return nil, err
+	}
+	if err := checkWritable(s); err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
 	return s, l.writeCheckpoint(ctx, s)
 }
