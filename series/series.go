@@ -129,6 +129,10 @@ type Sample struct {
 	// Value is kept bit for bit: stale markers, NaN payloads and −0 survive.
 	// It has no meaning where Histogram is set.
 	Value float64
+	// Start is when the counter, histogram or interval began that the sample
+	// belongs to, in nanoseconds since the Unix epoch; 0 where it is not known,
+	// as in OTLP (start_time_unix_nano) and remote write 2.0.
+	Start int64
 	// Histogram is a native histogram in Prometheus' protobuf encoding, nil
 	// for a float sample. It is shared, not copied: treat it as read-only.
 	Histogram []byte
@@ -149,7 +153,7 @@ func (s Sample) Compare(o Sample) int {
 
 // Equal reports whether two samples are the same, bit for bit.
 func (s Sample) Equal(o Sample) bool {
-	return s.Time == o.Time && s.Nanos == o.Nanos &&
+	return s.Time == o.Time && s.Nanos == o.Nanos && s.Start == o.Start &&
 		math.Float64bits(s.Value) == math.Float64bits(o.Value) &&
 		slices.Equal(s.Histogram, o.Histogram) && (s.Histogram == nil) == (o.Histogram == nil)
 }
@@ -170,6 +174,24 @@ func (b Batch) Samples() int {
 		n += len(b[i].Samples)
 	}
 	return n
+}
+
+// Exemplar is one trace of what a series counted. Identity is the series, the
+// exemplar's own labels and the time.
+type Exemplar struct {
+	Series Labels // of the series that it belongs to
+	Labels Labels // its own, such as trace_id; may be empty
+	Time   Timestamp
+	Nanos  uint16 // as in Sample
+	Value  float64
+}
+
+// Metadata is what a client said of a metric. The zero Type is "unknown".
+type Metadata struct {
+	Metric string // __name__, of a classic histogram or summary its family's
+	Type   string // as in OpenMetrics: counter, gauge, histogram, …
+	Unit   string
+	Help   string
 }
 
 // Selector picks series and a time range; all matchers must hold.

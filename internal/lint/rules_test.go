@@ -43,9 +43,9 @@ var layers = [][]string{
 	{"txlog"},
 	{"planner"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
-	{"sqlengine"},
+	{"sqlengine", "ingest"},
 	{""}, // the module's root: wiring
-	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "console"},
+	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "scrape", "console"},
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
