@@ -49,7 +49,7 @@ bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
 
 bench-log: $(TOOLS)/venv $(TOOLS)/bin/versitygw ## our log beside delta-rs and the Rust kernel: load, refresh, commit, checkpoint
-	$(GO) build -o $(BIN)/bench-log ./internal/bench
+	$(GO) build -o $(BIN)/bench-log ./internal/bench/log
 	$(BIN)/bench-log -python $(TOOLS)/venv/bin/python $(BENCHFLAGS)
 
 crash: build ## kill -9 the real server 20 times under load; every acknowledged sample must be there once

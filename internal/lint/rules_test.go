@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
-	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/interop/tables", "internal/bench", "internal/golden", "internal/lint"},
+	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/write", "internal/golden", "internal/lint"},
 }
 
 // testSupport are packages that tests of every layer may import.
@@ -101,9 +101,9 @@ var importers = map[string][]string{
 	module + "/storage/mem":         {"storage/storeurl"},
 	module + "/storage/s3":          {"storage/storeurl"},
 	module + "/storage/retry":       {"storage/storeurl", ""},
-	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench"},
+	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench/log"},
 	module + "/storage/cache":       {"", "sqlengine", "cmd/*"},
-	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench"},
+	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench/log"},
 	module + "/storage/fault":       {},
 	module + "/storage/storetest":   {},
 	module + "/internal/faultproxy": {},
@@ -344,7 +344,7 @@ var output = map[string]*regexp.Regexp{
 func checkOutput(s *source) []string {
 	// A test binary's TestMain exits, and one that plays another process
 	// prints.
-	if s.test() || strings.HasPrefix(s.pkg, "cmd/") || strings.HasPrefix(s.pkg, "internal/interop/") || s.pkg == "internal/bench" {
+	if s.test() || strings.HasPrefix(s.pkg, "cmd/") || strings.HasPrefix(s.pkg, "internal/interop/") || strings.HasPrefix(s.pkg, "internal/bench/") {
 		return nil
 	}
 	names := s.imports()

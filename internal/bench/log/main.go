@@ -61,7 +61,7 @@ func main() {
 	}
 	var f flags
 	flag.StringVar(&f.python, "python", ".tools/venv/bin/python", "Python with the peers")
-	flag.StringVar(&f.peers, "peers", "internal/bench/peers.py", "the peers' side")
+	flag.StringVar(&f.peers, "peers", "internal/bench/log/peers.py", "the peers' side")
 	flag.StringVar(&f.archive, "archive", "../shared/golden/kernel-data/300k-add-files-100-col-partitioned.tar.zst", "table of 300,000 adds")
 	flag.StringVar(&f.dir, "dir", "", "where tables are made; default a temporary folder")
 	flag.StringVar(&f.only, "only", "", "comma-separated names of the benches to run; default all")
