@@ -31,7 +31,8 @@ const (
 const (
 	flagNanos      byte = 1 << 0
 	flagHistograms byte = 1 << 1
-	knownFlags          = flagNanos | flagHistograms
+	flagStarts     byte = 1 << 2
+	knownFlags          = flagNanos | flagHistograms | flagStarts
 )
 
 // minCompressBytes is the payload size below which compression is not tried:
@@ -128,6 +129,9 @@ func (e *encoder) encode(b series.Batch) ([]byte, int, error) {
 			}
 			if s.Histogram != nil {
 				flags |= flagHistograms
+			}
+			if s.Start != 0 {
+				flags |= flagStarts
 			}
 		}
 	}
@@ -238,6 +242,16 @@ func appendSamples(out []byte, b series.Batch, flags byte) ([]byte, error) {
 				}
 				out = binary.AppendUvarint(out, uint64(len(h))+1)
 				out = append(out, h...)
+			}
+		}
+	}
+	if flags&flagStarts != 0 {
+		prev := int64(0)
+		for i := range b {
+			for j := range b[i].Samples {
+				s := b[i].Samples[j].Start
+				out = binary.AppendVarint(out, s-prev) // wraps as the timestamps do
+				prev = s
 			}
 		}
 	}
@@ -352,6 +366,16 @@ func (d *decoder) uvarint(what string) uint64 {
 	return v
 }
 
+func (d *decoder) varint(what string) int64 {
+	v, n := binary.Varint(d.rest)
+	if n <= 0 {
+		d.fail("payload ends within %s", what)
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
 // count reads a number of items of which each takes at least minBytes of what
 // is left.
 func (d *decoder) count(what string, minBytes int) int {
@@ -435,13 +459,10 @@ func (d *decoder) samples(b series.Batch, total int, flags byte) {
 	var prev series.Timestamp
 	for i := range b {
 		for j := range b[i].Samples {
-			v, n := binary.Varint(d.rest)
-			if n <= 0 {
-				d.fail("payload ends within timestamps")
+			prev += series.Timestamp(d.varint("timestamps"))
+			if d.err != nil {
 				return
 			}
-			d.rest = d.rest[n:]
-			prev += series.Timestamp(v)
 			b[i].Samples[j].Time = prev
 		}
 	}
@@ -479,6 +500,18 @@ func (d *decoder) samples(b series.Batch, total int, flags byte) {
 					return
 				}
 				b[i].Samples[j].Histogram = clone(d.bytes(int(n-1), "histogram"))
+			}
+		}
+	}
+	if flags&flagStarts != 0 {
+		start := int64(0)
+		for i := range b {
+			for j := range b[i].Samples {
+				start += d.varint("start times")
+				if d.err != nil {
+					return
+				}
+				b[i].Samples[j].Start = start
 			}
 		}
 	}

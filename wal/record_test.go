@@ -70,6 +70,9 @@ func TestRecordRoundTrip(t *testing.T) {
 		{"histograms", series.Batch{{Labels: up, Samples: []series.Sample{
 			{Time: 1, Histogram: []byte{1, 2, 3}}, float(2, 5), {Time: 3, Histogram: []byte{}}, {Time: 4, Value: 7, Nanos: 3, Histogram: bytes.Repeat([]byte{9}, 300)},
 		}}}, codecS2},
+		{"start times", series.Batch{{Labels: up, Samples: []series.Sample{
+			{Time: 1, Value: 1, Start: 1}, float(2, 5), {Time: 3, Histogram: []byte{}, Start: math.MinInt64}, {Time: 4, Value: 7, Nanos: 3, Start: math.MaxInt64},
+		}}}, codecNone},
 		{"text that is no text", series.Batch{{Labels: labels.FromStrings("__name__", "\xff\x00é", "e", ""), Samples: []series.Sample{float(1, 2)}}}, codecNone},
 		{"long label", series.Batch{{Labels: labels.FromStrings("__name__", "long", "l", strings.Repeat("x", 1<<20))}}, codecS2},
 		{"scrape", scrape, codecS2},
@@ -120,6 +123,7 @@ func genBatch(t *rapid.T) series.Batch {
 			Value: math.Float64frombits(rapid.Uint64().Draw(t, "value")),
 		}
 		if rapid.IntRange(0, 4).Draw(t, "kind") == 0 {
+			s.Start = rapid.Int64().Draw(t, "start")
 			s.Histogram = append([]byte{}, rapid.SliceOf(rapid.Byte()).Draw(t, "histogram")...)
 		}
 		return s
@@ -224,7 +228,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}{
 		{"nothing", codecNone, nil, ErrCorrupt},
 		{"unknown codec", 7, uv(0, 0, 0), ErrUnsupportedVersion},
-		{"unknown flag", codecNone, uv(4, 0, 0), ErrUnsupportedVersion},
+		{"unknown flag", codecNone, uv(8, 0, 0), ErrUnsupportedVersion},
 		{"no strings", codecNone, uv(0), ErrCorrupt},
 		{"more strings than bytes", codecNone, uv(0, 1<<40, 0), ErrCorrupt},
 		{"string beyond the end", codecNone, uv(0, 1, 5, "abc"), ErrCorrupt},
@@ -244,6 +248,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"histogram missing", codecNone, uv(int(flagHistograms), 0, 1, 0, 1, 0, eight), ErrCorrupt},
 		{"histogram beyond the end", codecNone, uv(int(flagHistograms), 0, 1, 0, 1, 0, eight, 5, "abc"), ErrCorrupt},
 		{"histogram of any length", codecNone, uv(int(flagHistograms), 0, 1, 0, 1, 0, eight, uint64(math.MaxUint64), "abc"), ErrCorrupt},
+		{"starts missing", codecNone, uv(int(flagStarts), 0, 1, 0, 1, 0, eight), ErrCorrupt},
 		{"s2 that is not", codecS2, []byte{200, 1, 2, 3}, ErrCorrupt},
 		{"s2 bomb", codecS2, uv(1<<30, "xxxx"), ErrCorrupt},
 		{"s2 of any length", codecS2, uv(uint64(math.MaxUint64), "xxxx"), ErrCorrupt},

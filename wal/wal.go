@@ -57,7 +57,7 @@
 //
 // The payload of a batch, before compression ("uv" is a uvarint):
 //
-//	flags            1 byte: 1 nanos column, 2 histogram column
+//	flags            1 byte: 1 nanos column, 2 histogram column, 4 start column
 //	strings          uv count, uv length of each, then the bytes of all;
 //	                 names and values in order of first use
 //	series           uv count; for each: uv labels, then for each label
@@ -69,6 +69,8 @@
 //	nanos            uv for each sample, if flagged
 //	histograms       for each sample, if flagged: uv 0 for none, else
 //	                 length+1 and the bytes
+//	starts           for each sample, if flagged: zigzag varint of the
+//	                 difference in ns to the one before, the first from 0
 //
 // The codec is s2: on a scrape of 12 labels a series it cost 25 ns a sample
 // and left 12 bytes of 40; zstd at its fastest cost 120 ns and left 7. Segments

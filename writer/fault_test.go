@@ -88,7 +88,7 @@ func (l *workload) run(ctx context.Context, t *testing.T, store storage.Store, i
 	if l.spy != nil {
 		l.spy(spied)
 	}
-	w, err := open(ctx, log, spied, Options{Uploads: 1})
+	w, err := Open(ctx, log, spied, Options{Uploads: 1})
 	if err != nil {
 		return err
 	}

@@ -231,7 +231,7 @@ func (w *Writer) upload(ctx context.Context, p *part, layout *chunk.Layout) ([]f
 		if gctx.Err() != nil {
 			break
 		}
-		encoded, err := chunk.Encode(w.opts.Chunk, layout, f.content(p.histograms))
+		encoded, err := chunk.Encode(w.opts.Chunk, layout, f.content(&p.extras))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("encode %s of shard %s: %w", f.date, f.shard, err), g.Wait())
 		}

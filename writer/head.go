@@ -34,7 +34,7 @@ type head struct {
 	firsts     []sample                // room for the first sample of each series in the last block
 	count      int                     // series
 	metrics    map[string]*metric
-	histograms [][]byte
+	extras     extras
 	rows       []uint64         // by record: samples in it and all before it
 	span       series.TimeRange // of all samples
 	bytes      int64            // estimate of the memory in use
@@ -65,18 +65,39 @@ type idRef struct {
 	ref seriesRef
 }
 
-// sample is a series.Sample in half the space and without pointers, which the
-// garbage collector need not look at.
+// sample is a series.Sample in less than half the space and without pointers,
+// which the garbage collector need not look at. What few samples have lies in
+// extras.
 type sample struct {
-	time      series.Timestamp
-	value     uint64 // bits of the float, or an index of head.histograms
-	record    uint32 // sequence − head.first
-	nanos     uint16
-	histogram bool
+	time   series.Timestamp
+	value  uint64 // bits of the float; with a flag, an index into extras
+	record uint32 // sequence − head.first
+	nanos  uint16
+	flags  uint8
+}
+
+// Flags of a sample; flagStart comes before flagHistogram in what value means.
+const (
+	flagHistogram uint8 = 1 << iota // value is an index of extras.histograms
+	flagStart                       // value is an index of extras.started
+)
+
+// extras are what samples have beside a float. They are append-only as all of
+// a head is.
+type extras struct {
+	histograms [][]byte
+	started    []started
+}
+
+// started is a sample that has a start.
+type started struct {
+	value uint64 // as sample.value would be without it
+	start int64
 }
 
 const (
-	sampleBytes = int64(unsafe.Sizeof(sample{}))
+	sampleBytes  = int64(unsafe.Sizeof(sample{}))
+	startedBytes = 2 * int64(unsafe.Sizeof(started{})) // slices grow to at most twice
 	// seriesBytes is what a series takes beside its label text and samples:
 	// the struct; its entry in byID, 17 bytes in a table that is between 7/16
 	// and 7/8 full; its entry in the metric's index, a slice that doubles;
@@ -162,9 +183,14 @@ func (h *head) find(l series.Labels, id series.ID) *memSeries {
 func (h *head) compact(in *series.Sample, record uint32) sample {
 	out := sample{time: in.Time, value: math.Float64bits(in.Value), record: record, nanos: in.Nanos}
 	if in.Histogram != nil {
-		out.value, out.histogram = uint64(len(h.histograms)), true
-		h.histograms = append(h.histograms, in.Histogram)
+		out.value, out.flags = uint64(len(h.extras.histograms)), flagHistogram
+		h.extras.histograms = append(h.extras.histograms, in.Histogram)
 		h.bytes += histogramBytes + int64(len(in.Histogram))
+	}
+	if in.Start != 0 {
+		h.extras.started = append(h.extras.started, started{value: out.value, start: in.Start})
+		out.value, out.flags = uint64(len(h.extras.started)-1), out.flags|flagStart
+		h.bytes += startedBytes
 	}
 	return out
 }
@@ -175,13 +201,16 @@ func at(blocks [][]memSeries, r seriesRef) *memSeries {
 }
 
 // expand appends samples in their full form to dst.
-func expand(dst []series.Sample, in []sample, histograms [][]byte) []series.Sample {
+func (e *extras) expand(dst []series.Sample, in []sample) []series.Sample {
 	for i := range in {
-		s := series.Sample{Time: in[i].time, Nanos: in[i].nanos}
-		if in[i].histogram {
-			s.Histogram = histograms[in[i].value]
+		s, value := series.Sample{Time: in[i].time, Nanos: in[i].nanos}, in[i].value
+		if in[i].flags&flagStart != 0 {
+			value, s.Start = e.started[value].value, e.started[value].start
+		}
+		if in[i].flags&flagHistogram != 0 {
+			s.Histogram = e.histograms[value]
 		} else {
-			s.Value = math.Float64frombits(in[i].value)
+			s.Value = math.Float64frombits(value)
 		}
 		dst = append(dst, s)
 	}

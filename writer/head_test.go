@@ -37,6 +37,9 @@ func genBatch(t *rapid.T, maxSeries int) series.Batch {
 			} else {
 				s.Value = float64(v)
 			}
+			if rapid.IntRange(0, 2).Draw(t, "started") == 0 {
+				s.Start = rapid.Int64Range(-2, 2).Draw(t, "start")
+			}
 			b[i].Samples = append(b[i].Samples, s)
 		}
 	}
@@ -205,7 +208,7 @@ func TestPlanParts(t *testing.T) {
 				}
 				var prev series.Labels
 				k := 0
-				for s, err := range f.content(p.histograms) {
+				for s, err := range f.content(&p.extras) {
 					if err != nil {
 						t.Fatal(err)
 					}

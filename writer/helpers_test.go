@@ -68,9 +68,9 @@ func openWAL(t testing.TB, dir string) *wal.Log {
 	return l
 }
 
-func openWriter(t testing.TB, log *txlog.Log, l walLog, opts Options) *Writer {
+func openWriter(t testing.TB, log *txlog.Log, l WAL, opts Options) *Writer {
 	t.Helper()
-	w, err := open(t.Context(), log, l, opts)
+	w, err := Open(t.Context(), log, l, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +126,9 @@ func (r rows) add(l series.Labels, samples []series.Sample) {
 		v := strconv.FormatUint(math.Float64bits(s.Value), 16)
 		if s.Histogram != nil {
 			v = fmt.Sprintf("histogram %x", s.Histogram)
+		}
+		if s.Start != 0 {
+			v += fmt.Sprintf(" since %d", s.Start)
 		}
 		r[p][v]++
 	}

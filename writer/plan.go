@@ -30,7 +30,7 @@ type part struct {
 	first, last wal.Sequence
 	files       []*partition // ascending by date, then by the order of the map
 	labels      []string     // names that occur, ascending; without __name__
-	histograms  [][]byte
+	extras      extras
 }
 
 // partition is the content of one file: one UTC day of one shard.
@@ -89,7 +89,7 @@ type partitionKey struct {
 func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 	h.mu.RLock() // sealed: nobody writes, but the race detector cannot know
 	defer h.mu.RUnlock()
-	p := &part{histograms: h.histograms}
+	p := &part{extras: h.extras}
 	owners := map[shard.ID]int{}
 	for i, s := range m.Shards {
 		owners[s.ID] = i
@@ -171,13 +171,13 @@ func (n *nameSet) add(l series.Labels) {
 
 // content yields the partition as a chunk takes it: each observation once, by
 // the rule of internal/merge.
-func (f *partition) content(histograms [][]byte) iter.Seq2[merge.Series, error] {
+func (f *partition) content(e *extras) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		// One allocation for all rows: they live until the file is encoded.
 		all := make([]series.Sample, 0, f.count)
 		for _, r := range f.rows {
 			from := len(all)
-			all = expand(all, r.samples, histograms)
+			all = e.expand(all, r.samples)
 			out := all[from:len(all):len(all)]
 			for i := 1; i < len(out); i++ {
 				if out[i].Compare(out[i-1]) == 0 {

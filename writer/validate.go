@@ -58,6 +58,9 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 			if s.Histogram != nil {
 				v.bytes += histogramBytes + int64(len(s.Histogram))
 			}
+			if s.Start != 0 {
+				v.bytes += startedBytes
+			}
 		}
 		v.ids[i] = series.IDOf(l)
 		v.samples += len(b[i].Samples)

@@ -114,11 +114,11 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 				for i, f := range found[:n] {
 					samples[i] = at(blocks, f.ref).samples
 				}
-				histograms := p.h.histograms
+				extras := p.h.extras
 				p.h.mu.RUnlock()
 				for i, f := range found[:n] {
 					in := inRange(through(samples[i], p.last), sel.Range)
-					out := merge.Series{Labels: at(blocks, f.ref).labels, ID: f.id, Samples: expand(make([]series.Sample, 0, len(in)), in, histograms)}
+					out := merge.Series{Labels: at(blocks, f.ref).labels, ID: f.id, Samples: extras.expand(make([]series.Sample, 0, len(in)), in)}
 					if !yield(out, nil) {
 						return
 					}

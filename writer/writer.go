@@ -196,21 +196,29 @@ type FlushEvent struct {
 	Err         error
 }
 
-// walLog is what a Writer needs of *wal.Log.
-type walLog interface {
+// WAL is what a Writer needs of a log; *wal.Log is one. Another may be whatever
+// keeps numbered records under an identity of its own, as an import's input
+// does: what the table has under that identity is not taken a second time.
+// The methods have the meaning and the errors of those of *wal.Log, and may
+// be called concurrently. What Replay gives for a sequence must always be the
+// same, bit for bit.
+type WAL interface {
 	Writer() wal.WriterID
 	LastSequence() wal.Sequence
+	Bytes() int64
 	Append([]wal.Record) (first, last wal.Sequence, err error)
 	Replay(after wal.Sequence, fn func(wal.Sequence, series.Batch) error) error
 	Sync() error
 	Truncate(through wal.Sequence) error
 }
 
+var _ WAL = (*wal.Log)(nil)
+
 // Writer appends to one table under one identity. Its methods may be called
 // concurrently.
 type Writer struct {
 	log  *txlog.Log
-	wal  walLog
+	wal  WAL
 	opts Options
 	app  string // appId of its progress in the table
 
@@ -258,11 +266,7 @@ type Writer struct {
 // ahead of the WAL, which then is not, or not all of, the one that wrote it;
 // *wal.CorruptionError; chunk.ErrSchema; shard.ErrInvalidMap; txlog.ErrReadOnly
 // with the first flush; those of the store and of the disk.
-func Open(ctx context.Context, log *txlog.Log, w *wal.Log, opts Options) (*Writer, error) {
-	return open(ctx, log, w, opts)
-}
-
-func open(ctx context.Context, log *txlog.Log, l walLog, opts Options) (*Writer, error) {
+func Open(ctx context.Context, log *txlog.Log, l WAL, opts Options) (*Writer, error) {
 	opts.EnsureDefaults()
 	w := &Writer{
 		log: log, wal: l, opts: opts,
