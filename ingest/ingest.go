@@ -46,6 +46,6 @@ type Sink interface {
 	Append(ctx context.Context, tenant string, r *Request) error
 	// Refuse counts what a protocol refused by itself: a request that it could
 	// not decode (n 0), or n samples that it left out of one and told the
-	// client so.
+	// client so. What Append refused is counted already.
 	Refuse(p Protocol, reason Reason, n int)
 }

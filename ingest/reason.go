@@ -28,6 +28,8 @@ var (
 	ErrInvalidTenant = errors.New("invalid tenant")
 	// ErrLimit: a limit of the tenant on what one request may hold.
 	ErrLimit = errors.New("limit exceeded")
+	// ErrSeriesLimit: the tenant has as many active series as it may.
+	ErrSeriesLimit = errors.New("too many active series")
 	// ErrRate: the tenant sends more than it may; later is fine.
 	ErrRate = errors.New("rate limit exceeded")
 )
@@ -44,6 +46,7 @@ var conditions = []struct {
 	{ErrInvalidHistogram, "invalid_histogram", http.StatusBadRequest},
 	{ErrInvalidTenant, "invalid_tenant", http.StatusBadRequest},
 	{ErrLimit, "limit", http.StatusBadRequest},
+	{ErrSeriesLimit, "series_limit", http.StatusTooManyRequests},
 	{ErrRate, "rate", http.StatusTooManyRequests},
 	{series.ErrNoMetricName, "no_metric_name", http.StatusBadRequest},
 	{series.ErrDuplicateLabel, "duplicate_label", http.StatusBadRequest},

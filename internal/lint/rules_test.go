@@ -44,7 +44,7 @@ var layers = [][]string{
 	{"planner"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
 	{"sqlengine", "ingest"},
-	{""}, // the module's root: wiring
+	{"", "ingest/ingesttest"}, // the module's root: wiring; and what stands in for it in tests
 	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "scrape", "console"},
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
@@ -98,12 +98,12 @@ var importers = map[string][]string{
 	// Whoever needs a store is given one: which, and in what wrapping, only
 	// the wiring knows.
 	module + "/storage/local":       {"storage/storeurl"},
-	module + "/storage/mem":         {"storage/storeurl"},
+	module + "/storage/mem":         {"storage/storeurl", "ingest/ingesttest"},
 	module + "/storage/s3":          {"storage/storeurl"},
 	module + "/storage/retry":       {"storage/storeurl", ""},
-	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench/log"},
+	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/write"},
 	module + "/storage/cache":       {"", "sqlengine", "cmd/*"},
-	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench/log"},
+	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/write"},
 	module + "/storage/fault":       {},
 	module + "/storage/storetest":   {},
 	module + "/internal/faultproxy": {},
