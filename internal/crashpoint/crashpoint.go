@@ -21,7 +21,7 @@ const (
 	WALWritten Point = "wal-written"
 	// WALSynced: the record is on the disk, and nobody was answered.
 	WALSynced Point = "wal-synced"
-	// Uploading: a chunk file's upload is under way.
+	// Uploading: an object is on its way to the store and has no name there.
 	Uploading Point = "uploading"
 	// Uploaded: the chunk files are in the store, in no version of the table.
 	Uploaded Point = "uploaded"

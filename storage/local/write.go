@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"cardinalsin/internal/crashpoint"
 	"cardinalsin/storage"
 )
 
@@ -233,6 +234,7 @@ func (s *Store) writeTemp(ctx context.Context, w *pending, body io.Reader) (err 
 	defer func() { err = errors.Join(err, f.Close()) }()
 	err = s.do("write", func() error {
 		_, err := io.Copy(f, &interruptible{ctx, body})
+		crashpoint.Here(crashpoint.Uploading)
 		return err
 	})
 	if err != nil {
