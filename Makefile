@@ -10,11 +10,12 @@ VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 # AGPL: a program that tests run, never linked.
 MINIO       := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
+VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v1.150.0
 
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
+.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,10 @@ bench: ## run the benchmarks
 bench-log: $(TOOLS)/venv $(TOOLS)/bin/versitygw ## our log beside delta-rs and the Rust kernel: load, refresh, commit, checkpoint
 	$(GO) build -o $(BIN)/bench-log ./internal/bench/log
 	$(BIN)/bench-log -python $(TOOLS)/venv/bin/python $(BENCHFLAGS)
+
+bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our ingestion beside a Prometheus server and VictoriaMetrics: rate, latency, memory, churn
+	$(GO) build -o $(BIN)/bench-write ./internal/bench/write
+	$(BIN)/bench-write -cardinal $(BIN)/cardinal-writer -prometheus $(TOOLS)/bin/prometheus -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
 
 crash: build ## kill -9 the real server 20 times under load; every acknowledged sample must be there once
 	$(GO) test -count=1 -tags crash -run TestKill -v -timeout 20m ./internal/crash -args -binary $(BIN)/cardinal
@@ -92,6 +97,9 @@ $(TOOLS)/bin/minio:
 
 $(TOOLS)/bin/prometheus:
 	GOBIN=$(TOOLS)/bin $(GO) install -tags remove_all_sd $(PROMETHEUS)
+
+$(TOOLS)/bin/victoria-metrics:
+	GOBIN=$(TOOLS)/bin $(GO) install -p=1 $(VICTORIA)
 
 # The engines' versions are pinned in these two files, and nowhere else.
 $(TOOLS)/venv: internal/interop/requirements.txt

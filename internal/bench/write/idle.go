@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// idleFor is how long nothing is written: longer than the age at which a
+// flush is due, and than any pause between two looks at the store.
+const idleFor = 30 * time.Second
+
+// idle counts the store requests of a server to which nothing comes any more.
+func (b *bench) idle(ctx context.Context) (err error) {
+	dir := b.folder("idle")
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := b.ours(dir, "--flush-age", "1s")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	in := b.requests(workload{series: 1000, perPost: 1000, rounds: 2})
+	if _, err := send(ctx, s.url(), in, load{clients: 1, warm: 1, limit: time.Minute}, func() error { return nil }); err != nil {
+		return err
+	}
+	calls := func() (float64, error) {
+		all, err := s.counters(ctx)
+		return all["cardinal_store_calls_total"], err
+	}
+	time.Sleep(5 * time.Second) // the flush, and what comes after it
+	before, err := calls()
+	if err != nil {
+		return err
+	}
+	used, err := s.usage()
+	if err != nil {
+		return err
+	}
+	time.Sleep(idleFor)
+	after, err := calls()
+	if err != nil {
+		return err
+	}
+	now, err := s.usage()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("bench idle ours=%.0f peer=- ratio=-\n", after-before)
+	b.note("store requests in %v without writes, after %.0f before; processor time %v", idleFor, before, now.cpu-used.cpu)
+	b.target("an idle tenant makes no store request", before > 0 && after == before)
+	return nil
+}
