@@ -73,7 +73,7 @@ func (tb *table) file(edit func(*action.Add)) *action.Add {
 	var in []chunk.Series
 	for i := range 3 {
 		l := member(i)
-		in = append(in, chunk.Series{Labels: l, ID: series.IDOf(l), Samples: []series.Sample{{Time: day + series.Timestamp(tb.n), Value: float64(i)}}})
+		in = append(in, chunk.Series{Labels: l, ID: series.IDOf(l), Samples: []series.Sample{{Time: day + series.Timestamp(tb.n), Value: float64(i), Start: int64(i)}}})
 	}
 	slices.SortFunc(in, func(a, b chunk.Series) int { return series.Compare(a.Labels, b.Labels, a.ID, b.ID) })
 	enc, err := chunk.Encode(chunk.Options{}, layout, func(yield func(chunk.Series, error) bool) {

@@ -26,6 +26,8 @@ type counter struct {
 	numbers            int64 // values that are no NaN
 	nanos              int64 // rows that have nanos
 	minNanos, maxNanos uint16
+	starts             int64 // rows that have a start time
+	minStart, maxStart int64
 	labelRows          map[string]int64
 	minLabel, maxLabel map[string]string
 }
@@ -62,6 +64,13 @@ func (c *counter) add(s chunk.Series) {
 			c.nanos++
 			c.minNanos, c.maxNanos = min(c.minNanos, p.Nanos), max(c.maxNanos, p.Nanos)
 		}
+		if p.Start != 0 {
+			if c.starts == 0 {
+				c.minStart, c.maxStart = p.Start, p.Start
+			}
+			c.starts++
+			c.minStart, c.maxStart = min(c.minStart, p.Start), max(c.maxStart, p.Start)
+		}
 		if p.Histogram != nil {
 			continue
 		}
@@ -96,7 +105,7 @@ func (c *counter) compare(st action.Stats) error {
 	}
 	nulls := map[string]int64{
 		chunk.ColumnTimestamp: 0, chunk.ColumnMetricName: 0, chunk.ColumnSeriesID: 0,
-		chunk.ColumnValue: c.rows - c.values, chunk.ColumnHistogram: c.values, chunk.ColumnNanos: c.rows - c.nanos,
+		chunk.ColumnValue: c.rows - c.values, chunk.ColumnHistogram: c.values, chunk.ColumnNanos: c.rows - c.nanos, chunk.ColumnStart: c.rows - c.starts,
 	}
 	for _, label := range c.layout.Labels() {
 		column, _ := c.layout.Column(label)
@@ -132,6 +141,11 @@ func (c *counter) compare(st action.Stats) error {
 	}
 	if c.nanos > 0 {
 		if err := bound(st, chunk.ColumnNanos, c.minNanos, c.maxNanos, parse[uint16]); err != nil {
+			return err
+		}
+	}
+	if c.starts > 0 {
+		if err := bound(st, chunk.ColumnStart, c.minStart, c.maxStart, parse[int64]); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,7 @@
 //	labels_overflow† optional map             dictionary
 //	timestamp       required timestamp µs UTC  delta
 //	nanos †         optional int32            dictionary
+//	start_time_unix_nano† optional int64       plain
 //	value           double, optional if there  plain, or byte-stream-split by option
 //	                are histograms
 //	histogram †     optional binary           plain

@@ -75,12 +75,16 @@ type Encoded struct {
 	Stats action.Stats
 
 	columns map[string]string // label → column, as encoded
+	start   bool              // holds start times
 }
 
 // Fits reports whether the file may be added under a newer schema: each of
 // its label columns still belongs to its label, so no two columns that differ
 // only in case are committed. Where it does not, encode anew.
 func (e *Encoded) Fits(l *Layout) bool {
+	if e.start && !l.start {
+		return false
+	}
 	for label, column := range e.columns {
 		if c, ok := l.Column(label); !ok || c != column {
 			return false
@@ -119,6 +123,7 @@ func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded
 		})
 		for i := range s.Samples {
 			c.Nanos = c.Nanos || s.Samples[i].Nanos != 0
+			c.Starts = c.Starts || s.Samples[i].Start != 0
 			c.Histograms = c.Histograms || s.Samples[i].Histogram != nil
 		}
 	}
@@ -140,6 +145,7 @@ type Contents struct {
 	// layout's to say. The metric name need not be among them.
 	Labels     []string
 	Nanos      bool
+	Starts     bool
 	Histograms bool
 }
 
@@ -147,6 +153,6 @@ type Contents struct {
 func (c Contents) Union(o Contents) Contents {
 	return Contents{
 		Labels: slices.Compact(slices.Sorted(slices.Values(slices.Concat(c.Labels, o.Labels)))),
-		Nanos:  c.Nanos || o.Nanos, Histograms: c.Histograms || o.Histograms,
+		Nanos:  c.Nanos || o.Nanos, Starts: c.Starts || o.Starts, Histograms: c.Histograms || o.Histograms,
 	}
 }

@@ -92,7 +92,9 @@ func TestEncodeRefuses(t *testing.T) {
 		h, n := with(mk("a"), 1), with(mk("a"), 1)
 		h.Samples[0].Histogram = []byte{}
 		n.Samples[0].Nanos = 1
-		for _, s := range []Series{h, n} {
+		st := with(mk("a"), 1)
+		st.Samples[0].Start = 1
+		for _, s := range []Series{h, n, st} {
 			if err := NewEncoder(Options{}, grown(t, nil, 1), Contents{}).Add(s); !errors.Is(err, ErrInvalidInput) {
 				t.Fatalf("got %v", err)
 			}

@@ -83,13 +83,16 @@ func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 		e.columns = append(e.columns, c)
 		e.byLabel[label] = c
 	}
-	e.has = fileColumns{nanos: has.Nanos, histogram: has.Histograms, overflow: len(e.overflow) > 0}
+	if has.Starts && !layout.start {
+		e.err = fmt.Errorf("%w: the table has no column %s", ErrInvalidInput, ColumnStart)
+	}
+	e.has = fileColumns{nanos: has.Nanos, start: has.Starts, histogram: has.Histograms, overflow: len(e.overflow) > 0}
 	return e
 }
 
 // fileColumns tells which of the fixed columns that may be left out a file
 // has.
-type fileColumns struct{ nanos, histogram, overflow bool }
+type fileColumns struct{ nanos, start, histogram, overflow bool }
 
 // Rows is the number of rows added so far.
 func (e *Encoder) Rows() int64 { return e.summary.rows }
@@ -178,8 +181,8 @@ func (e *Encoder) check(name string, s Series) error {
 		if p := &s.Samples[i]; p.Nanos > maxNanos || len(p.Histogram) > maxValueBytes {
 			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), s.Labels)
 		}
-		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Histogram != nil && !e.has.histogram {
-			return fmt.Errorf("%w: nanoseconds or a histogram of %s were not announced", ErrInvalidInput, s.Labels)
+		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Start != 0 && !e.has.start || p.Histogram != nil && !e.has.histogram {
+			return fmt.Errorf("%w: nanoseconds, a start time or a histogram of %s were not announced", ErrInvalidInput, s.Labels)
 		}
 		if i > 0 && s.Samples[i-1].Compare(s.Samples[i]) >= 0 {
 			return fmt.Errorf("%w: sample %d of %s does not come after the one before", ErrInvalidInput, i, s.Labels)
@@ -203,6 +206,7 @@ func (e *Encoder) summarise(name string, s Series) {
 	if m.rows == 0 {
 		m.first, m.minID, m.maxID, m.time = s.ID, id, id, span
 		m.minNanos, m.maxNanos = math.MaxInt32, math.MinInt32
+		m.minStart, m.maxStart = math.MaxInt64, math.MinInt64
 	}
 	m.last = s.ID
 	m.names.add(name)
@@ -220,6 +224,10 @@ func (e *Encoder) summarise(name string, s Series) {
 		if p.Nanos != 0 {
 			m.nanos++
 			m.minNanos, m.maxNanos = min(m.minNanos, int32(p.Nanos)), max(m.maxNanos, int32(p.Nanos))
+		}
+		if p.Start != 0 {
+			m.starts++
+			m.minStart, m.maxStart = min(m.minStart, p.Start), max(m.maxStart, p.Start)
 		}
 	}
 }
@@ -345,6 +353,7 @@ func (e *Encoder) Finish() (*Encoded, error) {
 		Keys:   keyRangeOf(e.summary.names.min, e.summary.first, e.summary.names.max, e.summary.last),
 		Labels: map[string]Bounds{}, columns: map[string]string{},
 	}
+	out.start = e.has.start
 	in := info{Labels: map[string]string{}, Overflow: slices.Sorted(maps.Keys(e.overflow))}
 	for _, c := range e.columns {
 		in.Labels[c.column] = c.label

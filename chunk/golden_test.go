@@ -155,6 +155,9 @@ func describeFile(t *testing.T, d *datadriven.TestData) string {
 			if d.HasArg("nanos") && k == 1 {
 				p.Nanos = 789
 			}
+			if d.HasArg("starts") && k > 0 {
+				p.Start = 1763942400_000_000_001
+			}
 			if d.HasArg("histograms") && i == 1 {
 				p.Value, p.Histogram = 0, []byte{1, 2, 3}
 			}

@@ -16,6 +16,7 @@ import (
 const (
 	ColumnTimestamp  = "timestamp"
 	ColumnNanos      = "nanos"
+	ColumnStart      = "start_time_unix_nano" // in tables from before there was one: added when they grow
 	ColumnMetricName = "metric_name"
 	ColumnSeriesID   = "series_id"
 	ColumnValue      = "value"
@@ -50,6 +51,7 @@ func BaseSchema() *action.Schema {
 	return &action.Schema{Fields: []action.Field{
 		field(ColumnTimestamp, "timestamp", false),
 		field(ColumnNanos, "integer", true),
+		field(ColumnStart, "long", true),
 		field(ColumnMetricName, "string", false),
 		field(ColumnSeriesID, "long", false),
 		field(ColumnValue, "double", true),
@@ -75,6 +77,7 @@ type Layout struct {
 	columns   map[string]string // label → column
 	taken     map[string]bool   // folded names of all columns
 	labels    []string          // labels with a column, in schema order
+	start     bool              // there is a column for start times
 	maxLabels int
 }
 
@@ -88,6 +91,9 @@ func LayoutOf(s *action.Schema) (*Layout, error) {
 	for i := range base.Fields {
 		want := &base.Fields[i]
 		got := s.Field(want.Name)
+		if got == nil && want.Name == ColumnStart {
+			continue // a table from before there was one
+		}
 		if got == nil {
 			return nil, fmt.Errorf("%w: no column %s", ErrSchema, want.Name)
 		}
@@ -95,6 +101,7 @@ func LayoutOf(s *action.Schema) (*Layout, error) {
 			return nil, fmt.Errorf("%w: column %s has type %s, not %s", ErrSchema, want.Name, got.Type, want.Type)
 		}
 	}
+	l.start = s.Field(ColumnStart) != nil
 	for i := range s.Fields {
 		f := &s.Fields[i]
 		key := fold(f.Name)
@@ -138,8 +145,9 @@ func (l *Layout) Column(label string) (column string, ok bool) {
 func (l *Layout) Labels() []string { return slices.Clone(l.labels) }
 
 // Grow returns the columns to append to the schema for labels that have none,
-// in ascending order of their names. A label gets none, and stays in the
-// overflow map, if its column's name
+// in ascending order of their names, after a fixed column that the table is
+// too old to have. A label gets none, and stays in the overflow map, if its
+// column's name
 //
 //   - is empty, longer than 255 bytes, or no UTF-8 text;
 //   - holds a control character or one of " ,;{}()\n\t=", which Delta
@@ -173,8 +181,12 @@ func (l *Layout) Grow(labelNames []string) []action.Field {
 		return cmp.Or(cmp.Compare(a.fold, b.fold), cmp.Compare(a.upper, b.upper), cmp.Compare(a.column, b.column))
 	})
 	var fields []action.Field
+	if !l.start {
+		fields = append(fields, *BaseSchema().Field(ColumnStart))
+	}
+	room := l.maxLabels - len(l.labels)
 	for i, c := range candidates {
-		if len(l.labels)+len(fields) >= l.maxLabels {
+		if room <= 0 {
 			break
 		}
 		if l.taken[c.fold] || i > 0 && candidates[i-1].fold == c.fold {
@@ -184,6 +196,7 @@ func (l *Layout) Grow(labelNames []string) []action.Field {
 			Name: c.column, Type: action.PrimitiveType("string"), Nullable: true,
 			Metadata: map[string]any{LabelMetadata: c.label},
 		})
+		room--
 	}
 	return fields
 }

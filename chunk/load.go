@@ -33,14 +33,14 @@ func (d *decoder) pager(rg *RowGroup, name string, read *blocks) (*pager, error)
 
 // load reads the samples of the matches that lie in the time range.
 func (d *decoder) load(rg *RowGroup, read *blocks, matches []match) ([]Series, error) {
-	var open [4]*pager
-	for i, name := range []string{ColumnTimestamp, ColumnNanos, ColumnValue, ColumnHistogram} {
+	var open [5]*pager
+	for i, name := range []string{ColumnTimestamp, ColumnNanos, ColumnStart, ColumnValue, ColumnHistogram} {
 		var err error
 		if open[i], err = d.pager(rg, name, read); err != nil {
 			return nil, err
 		}
 	}
-	times, nanos, values, histograms := open[0], open[1], open[2], open[3]
+	times, nanos, starts, values, histograms := open[0], open[1], open[2], open[3], open[4]
 	total := 0
 	for _, m := range matches {
 		total += m.end - m.start
@@ -64,6 +64,13 @@ func (d *decoder) load(rg *RowGroup, read *blocks, matches []match) ([]Series, e
 			for i := range samples {
 				if samples[i].Nanos, err = nanos.nanos(first + i); err != nil {
 					return nil, fmt.Errorf("column %q: %w", ColumnNanos, err)
+				}
+			}
+		}
+		if starts != nil {
+			for i := range samples {
+				if samples[i].Start, err = starts.start(first + i); err != nil {
+					return nil, fmt.Errorf("column %q: %w", ColumnStart, err)
 				}
 			}
 		}

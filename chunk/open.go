@@ -172,6 +172,7 @@ var wantLeaf = map[string]leaf{
 	ColumnSeriesID:    {kind: parquet.Types.Int64},
 	ColumnTimestamp:   {kind: parquet.Types.Int64},
 	ColumnNanos:       {kind: parquet.Types.Int32, maxDef: 1},
+	ColumnStart:       {kind: parquet.Types.Int64, maxDef: 1},
 	ColumnValue:       {kind: parquet.Types.Double},
 	ColumnHistogram:   {kind: parquet.Types.ByteArray, maxDef: 1},
 	overflowKeyPath:   {kind: parquet.Types.ByteArray, maxDef: overflowEntryDef, maxRep: 1},
@@ -342,8 +343,9 @@ func (f *File) RowGroups() []RowGroup { return f.groups }
 // the overflow map included.
 func (f *File) Contents() Contents {
 	_, nanos := f.byName[ColumnNanos]
+	_, starts := f.byName[ColumnStart]
 	_, histograms := f.byName[ColumnHistogram]
-	return Contents{Labels: slices.Concat(f.labelNames, f.overflow), Nanos: nanos, Histograms: histograms}
+	return Contents{Labels: slices.Concat(f.labelNames, f.overflow), Nanos: nanos, Starts: starts, Histograms: histograms}
 }
 
 // MayMatch reports whether the row group may hold a row that the selector

@@ -201,6 +201,35 @@ func (p *pager) nanos(row int) (uint16, error) {
 	return uint16(p.codes[row-p.first]), nil
 }
 
+// start returns the start time of a row, 0 where null.
+func (p *pager) start(row int) (int64, error) {
+	err := p.seek(row, func(page *dataPage) error {
+		n := int(page.values)
+		p.bits = grow(p.bits, n)
+		var dense []uint64
+		return p.optional(page, func(values []byte, present int) error {
+			if page.encoding != encodingPlain {
+				return fmt.Errorf("%w: encoding %d for start times", ErrCorrupt, page.encoding)
+			}
+			dense = p.bits[n-present:] // spread to the front below
+			return decodePlain64(dense, values)
+		}, func(at, k int) error {
+			// at never overtakes dense: n-present nulls lie between at most.
+			copy(p.bits[at:at+k], dense[:k])
+			dense = dense[k:]
+			return nil
+		})
+	})
+	if err != nil || p.null[row-p.first] {
+		return 0, err
+	}
+	v := int64(p.bits[row-p.first])
+	if v == 0 {
+		return 0, fmt.Errorf("%w: start time 0 in row %d", ErrCorrupt, row)
+	}
+	return v, nil
+}
+
 func (p *pager) nanosDict() error {
 	p.dict = []int32{}
 	if p.pages.dict == nil {

@@ -231,6 +231,28 @@ func (f *fileWriter) writeNanos(cw file.ColumnChunkWriter, segs []segment) error
 	return f.writeCodes(cw, dict, segs, stats, func(seg, row int) int32 { return codes[segs[seg].samples[row].Nanos] }, false)
 }
 
+func (f *fileWriter) writeStarts(cw file.ColumnChunkWriter, segs []segment) error {
+	w := cw.(*file.Int64ColumnChunkWriter)
+	f.longs, f.defs = f.longs[:0], f.defs[:0]
+	return f.pages(segs, func(seg, lo, hi, _ int) {
+		for k := lo; k < hi; k++ {
+			start := segs[seg].samples[k].Start
+			if start == 0 {
+				f.defs = append(f.defs, 0)
+				continue
+			}
+			f.defs = append(f.defs, 1)
+			f.longs = append(f.longs, start)
+		}
+	}, func(int) error {
+		if _, err := w.WriteBatch(f.longs, f.defs, nil); err != nil {
+			return err
+		}
+		f.longs, f.defs = f.longs[:0], f.defs[:0]
+		return flushPage(cw)
+	})
+}
+
 func (f *fileWriter) writeValues(cw file.ColumnChunkWriter, segs []segment) error {
 	w := cw.(*file.Float64ColumnChunkWriter)
 	f.floats, f.defs = f.floats[:0], f.defs[:0]

@@ -63,6 +63,9 @@ func parquetSchema(has fileColumns, labelColumns []*labelColumn) *schema.GroupNo
 	if has.nanos {
 		leaf(ColumnNanos, parquet.Repetitions.Optional, parquet.Types.Int32)
 	}
+	if has.start {
+		leaf(ColumnStart, parquet.Repetitions.Optional, parquet.Types.Int64)
+	}
 	value := parquet.Repetitions.Required
 	if has.histogram {
 		value = parquet.Repetitions.Optional
@@ -129,6 +132,8 @@ func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, d
 		parquet.WithPageIndexEnabled(true),
 		parquet.WithDictionaryFor(ColumnTimestamp, false),
 		parquet.WithEncodingFor(ColumnTimestamp, parquet.Encodings.DeltaBinaryPacked),
+		parquet.WithDictionaryFor(ColumnStart, false),
+		parquet.WithEncodingFor(ColumnStart, parquet.Encodings.Plain),
 		parquet.WithDictionaryFor(ColumnValue, false),
 		parquet.WithEncodingFor(ColumnValue, value),
 		// Parquet's bounds leave NaN out, SQL puts it above all numbers:
@@ -190,6 +195,9 @@ func (f *fileWriter) writeRowGroup(segs []segment, rows int) (err error) {
 	column(ColumnTimestamp, func(cw file.ColumnChunkWriter) error { return f.writeTimes(cw, segs) })
 	if f.has.nanos {
 		column(ColumnNanos, func(cw file.ColumnChunkWriter) error { return f.writeNanos(cw, segs) })
+	}
+	if f.has.start {
+		column(ColumnStart, func(cw file.ColumnChunkWriter) error { return f.writeStarts(cw, segs) })
 	}
 	column(ColumnValue, func(cw file.ColumnChunkWriter) error { return f.writeValues(cw, segs) })
 	if f.has.histogram {

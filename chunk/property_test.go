@@ -19,7 +19,7 @@ import (
 // What goes wrong, goes wrong at such names and values.
 var (
 	weirdNames = []string{
-		"host", "Host", "HOST", "value", "Value", "_value", "__value", "timestamp", "nanos", "metric_name",
+		"host", "Host", "HOST", "value", "Value", "_value", "start_time_unix_nano", "__value", "timestamp", "nanos", "metric_name",
 		"series_id", "histogram", "labels_overflow", "date", "shard", "_", "__", "a.b", "labels_overflow.key_value.key",
 		"labels_overflow.key_value.value", "a b", "a,b", "a=b", "tab\tname", "nul\x00name", "é", "É", "ſ", "K", "k",
 		"İ", "ı", "\U0010ffff", "key", "value ", strings.Repeat("n", 254), strings.Repeat("n", 255), strings.Repeat("n", 256), "z",
@@ -58,6 +58,9 @@ func genSeries(t *rapid.T) []Series {
 			}
 			if rapid.IntRange(0, 3).Draw(t, "with nanos") == 0 {
 				p.Nanos = uint16(rapid.IntRange(0, 999).Draw(t, "nanos"))
+			}
+			if rapid.IntRange(0, 2).Draw(t, "with start") == 0 {
+				p.Start = rapid.OneOf(rapid.SampledFrom([]int64{1, -1, math.MaxInt64, math.MinInt64}), rapid.Int64()).Draw(t, "start")
 			}
 			if histograms && rapid.Bool().Draw(t, "is histogram") {
 				p.Value, p.Histogram = 0, rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "histogram")
@@ -184,6 +187,11 @@ func checkDescription(t *rapid.T, layout *Layout, enc *Encoded, in []Series) {
 				v := int64(p.Nanos)
 				check(ColumnNanos, number[int64](t, enc.Stats.Min[ColumnNanos]) <= v, v <= number[int64](t, enc.Stats.Max[ColumnNanos]))
 			}
+			if p.Start == 0 {
+				nulls[ColumnStart]++
+			} else {
+				check(ColumnStart, number[int64](t, enc.Stats.Min[ColumnStart]) <= p.Start, p.Start <= number[int64](t, enc.Stats.Max[ColumnStart]))
+			}
 			if p.Histogram != nil {
 				nulls[ColumnValue]++
 				continue
@@ -209,7 +217,7 @@ func checkDescription(t *rapid.T, layout *Layout, enc *Encoded, in []Series) {
 			t.Fatalf("label %q: %+v, want %+v", name, enc.Labels[name], b)
 		}
 	}
-	fixedCounted := []string{ColumnTimestamp, ColumnMetricName, ColumnSeriesID, ColumnValue, ColumnNanos, ColumnHistogram}
+	fixedCounted := []string{ColumnTimestamp, ColumnMetricName, ColumnSeriesID, ColumnValue, ColumnNanos, ColumnStart, ColumnHistogram}
 	for i, label := range layout.Labels() {
 		column, _ := layout.Column(label)
 		if i >= 32 {
@@ -332,7 +340,7 @@ func TestEncoderEqualsEncode(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		in := genSeries(rt)
 		layout := grown(t, in, rapid.IntRange(0, 40).Draw(rt, "max labels"))
-		contents := Contents{Labels: append(labelNames(in), "unused", "unused too"), Nanos: true, Histograms: true}
+		contents := Contents{Labels: append(labelNames(in), "unused", "unused too"), Nanos: true, Starts: true, Histograms: true}
 		e := NewEncoder(genOptions(rt), layout, contents)
 		for _, s := range in {
 			if err := e.Add(s); err != nil {

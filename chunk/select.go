@@ -166,7 +166,7 @@ func (f *File) identity() []int {
 // dataColumns lists the columns that hold samples.
 func (f *File) dataColumns() []int {
 	var out []int
-	for _, name := range []string{ColumnTimestamp, ColumnNanos, ColumnValue, ColumnHistogram} {
+	for _, name := range []string{ColumnTimestamp, ColumnNanos, ColumnStart, ColumnValue, ColumnHistogram} {
 		if i, ok := f.byName[name]; ok {
 			out = append(out, i)
 		}

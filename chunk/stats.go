@@ -114,6 +114,9 @@ type summary struct {
 	nanos      int64 // rows with nanos
 	minNanos   int32
 	maxNanos   int32
+	starts     int64 // rows with a start time
+	minStart   int64
+	maxStart   int64
 	labels     []labelSummary // in the order of the layout's labels
 }
 
@@ -161,6 +164,11 @@ func (s *summary) stats(layout *Layout) action.Stats {
 		put(ColumnNanos, s.rows-s.nanos, intJSON(int64(s.minNanos)), intJSON(int64(s.maxNanos)))
 	} else {
 		put(ColumnNanos, s.rows, nil, nil)
+	}
+	if s.starts > 0 {
+		put(ColumnStart, s.rows-s.starts, intJSON(s.minStart), intJSON(s.maxStart))
+	} else if layout.start {
+		put(ColumnStart, s.rows, nil, nil)
 	}
 	present := map[string]*labelSummary{}
 	for i := range s.labels {

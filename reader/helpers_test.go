@@ -281,7 +281,11 @@ func collect(seq iter.Seq2[series.Series, error]) (string, error) {
 			return out.String(), err
 		}
 		for _, p := range s.Samples {
-			fmt.Fprintf(&out, "%s %d.%03d %v %x\n", s.Labels, p.Time-day, p.Nanos, p.Value, p.Histogram)
+			fmt.Fprintf(&out, "%s %d.%03d %v %x", s.Labels, p.Time-day, p.Nanos, p.Value, p.Histogram)
+			if p.Start != 0 {
+				fmt.Fprintf(&out, " since %d", p.Start)
+			}
+			out.WriteByte('\n')
 		}
 	}
 	return out.String(), nil

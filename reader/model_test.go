@@ -114,7 +114,8 @@ func genRows(t *rapid.T, value float64) []series.Series {
 		n := rapid.SampledFrom([]int{1, 2, 5, 100}).Draw(t, "samples")
 		at := rapid.IntRange(0, 4).Draw(t, "first")
 		for range n {
-			p := series.Sample{Time: day + series.Timestamp(at), Value: value, Nanos: uint16(rapid.SampledFrom([]int{0, 0, 7}).Draw(t, "nanos"))}
+			p := series.Sample{Time: day + series.Timestamp(at), Value: value, Nanos: uint16(rapid.SampledFrom([]int{0, 0, 7}).Draw(t, "nanos")),
+				Start: rapid.SampledFrom([]int64{0, 0, 9}).Draw(t, "start")}
 			if rapid.IntRange(0, 9).Draw(t, "histogram") == 0 {
 				p.Histogram, p.Value = []byte{1, byte(value)}, 0
 			}

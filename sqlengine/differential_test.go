@@ -40,6 +40,9 @@ func drawSample(t *rapid.T, of series.Date) series.Sample {
 	if rapid.IntRange(0, 5).Draw(t, "nanos") == 0 {
 		s.Nanos = uint16(rapid.IntRange(1, 999).Draw(t, "n"))
 	}
+	if rapid.IntRange(0, 2).Draw(t, "started") == 0 {
+		s.Start = rapid.SampledFrom([]int64{1, -1, math.MaxInt64, math.MinInt64, 1_700_000_000_123_456_789}).Draw(t, "start")
+	}
 	switch rapid.IntRange(0, 6).Draw(t, "kind") {
 	case 0:
 		s.Value = math.Float64frombits(value.StaleNaN)

@@ -36,7 +36,7 @@ type headSource struct {
 
 func newHeadSource(t *rowsTable) *headSource {
 	kinds := map[string]kind{
-		chunk.ColumnTimestamp: kindTimestamp, chunk.ColumnNanos: kindInt, chunk.ColumnSeriesID: kindBigInt,
+		chunk.ColumnTimestamp: kindTimestamp, chunk.ColumnNanos: kindInt, chunk.ColumnStart: kindBigInt, chunk.ColumnSeriesID: kindBigInt,
 		chunk.ColumnValue: kindDouble, chunk.ColumnHistogram: kindBlob, chunk.ColumnOverflow: kindTextMap, chunk.ColumnDate: kindDate,
 	}
 	h := &headSource{view: t.view.Head(), sel: t.sel, layout: t.layout, shards: t.shards, place: map[string]int{}}
@@ -177,6 +177,12 @@ func (s *headScan) write(out *rowsOut, i int, again bool, sample *series.Sample)
 				v.setNull(i)
 			} else {
 				*at[int32](v.vector, i) = int32(sample.Nanos)
+			}
+		case chunk.ColumnStart:
+			if sample.Start == 0 {
+				v.setNull(i)
+			} else {
+				*at[int64](v.vector, i) = sample.Start
 			}
 		case chunk.ColumnValue:
 			if sample.Histogram != nil {

@@ -173,9 +173,9 @@ func (tb *table) tryQuery(sql string, opts QueryOptions) ([]string, error) {
 // the full label set, the instant, and the bits of the value.
 func rowText(l labels.Labels, s series.Sample) string {
 	if s.Histogram != nil {
-		return fmt.Sprintf("%s %d.%03d h%x", l, int64(s.Time), s.Nanos, s.Histogram)
+		return fmt.Sprintf("%s %d.%03d @%d h%x", l, int64(s.Time), s.Nanos, s.Start, s.Histogram)
 	}
-	return fmt.Sprintf("%s %d.%03d %016x", l, int64(s.Time), s.Nanos, math.Float64bits(s.Value))
+	return fmt.Sprintf("%s %d.%03d @%d %016x", l, int64(s.Time), s.Nanos, s.Start, math.Float64bits(s.Value))
 }
 
 // sqlRows reads all columns of a table and puts each row back into the text of
@@ -212,6 +212,8 @@ func (tb *table) sqlRows(t tester, sql string, opts QueryOptions) []string {
 					s.Time = series.Timestamp(c.(*array.Timestamp).Value(i))
 				case chunk.ColumnNanos:
 					s.Nanos = uint16(c.(*array.Int32).Value(i))
+				case chunk.ColumnStart:
+					s.Start = c.(*array.Int64).Value(i)
 				case chunk.ColumnSeriesID:
 					id = c.(*array.Int64).Value(i)
 				case chunk.ColumnValue:

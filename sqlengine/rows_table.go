@@ -83,6 +83,7 @@ func newRowsTable(view *reader.View, headLabels []string) (*rowsTable, error) {
 	// In the order of contract 5.
 	fixed(chunk.ColumnTimestamp, kindTimestamp.String())
 	fixed(chunk.ColumnNanos, kindInt.String())
+	fixed(chunk.ColumnStart, kindBigInt.String())
 	fixed(chunk.ColumnMetricName, kindText.String())
 	fixed(chunk.ColumnSeriesID, kindBigInt.String())
 	fixed(chunk.ColumnValue, kindDouble.String())
