@@ -149,7 +149,7 @@ func (tab *table) flush(ctx context.Context, log *txlog.Log, shardID string, ord
 			byLabels[l.String()] = g
 			all = append(all, g)
 		}
-		g.Samples = append(g.Samples, series.Sample{Time: series.FromTime(epoch.Add(time.Duration(s.minute) * time.Minute)), Value: s.value})
+		g.Samples = append(g.Samples, series.Sample{Time: series.FromTime(epoch.Add(time.Duration(s.minute) * time.Minute)), Value: s.value, Start: startOf(s.value)})
 	}
 	slices.SortFunc(all, func(a, b *chunk.Series) int { return a.Compare(b) })
 	for _, g := range all {
@@ -197,6 +197,10 @@ func (tab *table) flush(ctx context.Context, log *txlog.Log, shardID string, ord
 	return s.Version(), nil
 }
 
+// startOf gives each sample of the tests a start time that tells it from
+// others; some have none.
+func startOf(v float64) int64 { return int64(v) / 2 * 1_000_000_007 }
+
 // read returns the rows of a version, straight from its files.
 func read(t testing.TB, store storage.Store, at txlog.At) rows {
 	t.Helper()
@@ -234,6 +238,9 @@ func tryRead(ctx context.Context, store storage.Store, at txlog.At) (rows, error
 			return nil, err
 		}
 		for _, p := range s.Samples {
+			if p.Start != startOf(p.Value) {
+				return nil, fmt.Errorf("sample %v of %s starts at %d", p.Value, s.Labels, p.Start)
+			}
 			out[fmt.Sprintf("%s@%d", s.Labels, int64(p.Time))] = p.Value
 		}
 	}
