@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"cardinalsin/internal/crashpoint"
 )
 
 // MaxSequence is the last sequence a log can assign; the table keeps sequences
@@ -44,6 +46,9 @@ func (l *Log) append(records []Record) (first, last Sequence, err error) {
 	if err := l.usable(); err != nil {
 		return 0, 0, err
 	}
+	if held := l.Bytes(); l.opts.MaxBytes > 0 && held+size > l.opts.MaxBytes {
+		return 0, 0, fmt.Errorf("%w: it holds %d bytes, limit %d", ErrFull, held, l.opts.MaxBytes)
+	}
 	if err := l.makeRoom(size); err != nil {
 		return 0, 0, err
 	}
@@ -60,27 +65,25 @@ func (l *Log) append(records []Record) (first, last Sequence, err error) {
 	if l.buf = buf; cap(buf) > keepGroupBytes {
 		l.buf = nil
 	}
-	// Durability point: when write returns, the group survives a crash.
-	if err := l.write(buf, l.opts.Sync == SyncAlways); err != nil {
+	if err := l.write(buf, false); err != nil {
 		return 0, 0, err
 	}
+	crashpoint.Here(crashpoint.WALWritten)
+	if l.opts.Sync == SyncAlways {
+		// Durability point: when sync returns, the group survives a crash.
+		if err := l.sync(l.activeSegment().bytes + int64(len(buf))); err != nil {
+			return 0, 0, err
+		}
+	}
+	crashpoint.Here(crashpoint.WALSynced)
 	l.acknowledge(size, last)
+	if l.opts.Sync == SyncDeferred {
+		select {
+		case l.unsynced <- time.Now():
+		default: // Run has an earlier one
+		}
+	}
 	return first, last, nil
-}
-
-// Sync makes everything appended so far durable; with SyncAlways it always is.
-// Errors: ErrFailed, ErrClosed.
-func (l *Log) Sync() error {
-	l.appendMu.Lock()
-	defer l.appendMu.Unlock()
-	err := l.usable()
-	if err == nil && l.active != nil {
-		err = l.sync(l.activeSegment().bytes)
-	}
-	if err != nil {
-		return fmt.Errorf("sync wal: %w", err)
-	}
-	return nil
 }
 
 func (l *Log) usable() error {
@@ -171,7 +174,7 @@ func (l *Log) write(b []byte, sync bool) error {
 			return l.fail(fmt.Errorf("%w; truncate: %w", err, cutErr))
 		}
 		// Else a crash could bring the cut bytes back behind later ones.
-		if syncErr := l.active.Sync(); syncErr != nil {
+		if syncErr := l.barrier(l.active.Sync); syncErr != nil {
 			return l.fail(fmt.Errorf("%w; sync: %w", err, syncErr))
 		}
 		l.synced = end
@@ -180,21 +183,6 @@ func (l *Log) write(b []byte, sync bool) error {
 	if sync {
 		return l.sync(end + int64(len(b)))
 	}
-	return nil
-}
-
-// sync makes the active segment durable up to end.
-func (l *Log) sync(end int64) error {
-	if l.synced == end {
-		return nil
-	}
-	began := time.Now()
-	err := l.active.Datasync()
-	l.opts.Events.SyncEnd(end-l.synced, time.Since(began), err)
-	if err != nil {
-		return l.fail(fmt.Errorf("sync: %w", err))
-	}
-	l.synced = end
 	return nil
 }
 

@@ -123,8 +123,10 @@ func genBatch(t *rapid.T) series.Batch {
 			Value: math.Float64frombits(rapid.Uint64().Draw(t, "value")),
 		}
 		if rapid.IntRange(0, 4).Draw(t, "kind") == 0 {
-			s.Start = rapid.Int64().Draw(t, "start")
 			s.Histogram = append([]byte{}, rapid.SliceOf(rapid.Byte()).Draw(t, "histogram")...)
+		}
+		if rapid.Bool().Draw(t, "started") {
+			s.Start = rapid.Int64().Draw(t, "start")
 		}
 		return s
 	})

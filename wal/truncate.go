@@ -25,11 +25,14 @@ func (l *Log) Truncate(through Sequence) error {
 }
 
 func (l *Log) truncate(through Sequence) error {
+	l.mu.Lock()
+	l.covered = max(l.covered, through)
+	l.mu.Unlock()
 	// Old segments first: on a full disk they are the space for the next.
 	if err := l.removeCovered(through); err != nil {
 		return err
 	}
-	if err := l.retireActive(through); err != nil {
+	if err := l.retireActive(through, recycleBytes); err != nil {
 		return err
 	}
 	return l.removeCovered(through)
@@ -64,12 +67,57 @@ func (l *Log) removeCovered(through Sequence) error {
 	}
 }
 
+// empty leaves the log without records if all of them are covered.
+func (l *Log) empty() error {
+	l.mu.Lock()
+	covered, closed := l.covered, l.closed
+	l.mu.Unlock()
+	if closed || covered == 0 {
+		return nil
+	}
+	if err := l.retireActive(covered, 0); err != nil {
+		return err
+	}
+	return l.removeCovered(covered)
+}
+
+// Pending tells, without opening or locking it, whether a directory may hold
+// records that no Truncate has covered: false where there is no log, and after
+// Close if the last Truncate covered everything. Errors: those of reading the
+// directory.
+func Pending(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look into wal: %w", err)
+	}
+	segments := 0
+	for _, e := range entries {
+		if _, ok := parseSegmentName(e.Name()); !ok {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // truncated meanwhile
+		}
+		if err != nil {
+			return false, fmt.Errorf("look into wal: %w", err)
+		}
+		if segments++; segments > 1 || info.Size() > segmentHeaderBytes {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // retireActive seals the active segment and begins the next if all its records
-// are covered and it is worth it.
-func (l *Log) retireActive(through Sequence) error {
+// are covered and it has so many bytes.
+func (l *Log) retireActive(through Sequence, atLeast int64) error {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
-	if l.failed != nil || l.active == nil || l.activeIsEmpty() || l.last > through || l.activeSegment().bytes < recycleBytes {
+	if l.failed != nil || l.active == nil || l.activeIsEmpty() || l.last > through || l.activeSegment().bytes < atLeast {
 		return nil
 	}
 	if err := l.seal(); err != nil {

@@ -123,7 +123,7 @@ var (
 	ErrUnsupportedVersion = errors.New("unsupported wal version")
 	// ErrRecordTooLarge: a batch is above MaxRecordBytes. It will never fit.
 	ErrRecordTooLarge = errors.New("wal record too large")
-	// ErrFull: no space is left; nothing of the group was kept, and the log
+	// ErrFull: no space is left, or Options.MaxBytes is reached; nothing of the group was kept, and the log
 	// can be used again when there is space.
 	ErrFull = errors.New("no space left for the wal")
 	// ErrFailed: durability is in doubt; nothing is accepted until the log
@@ -165,10 +165,12 @@ type SyncPolicy int
 const (
 	// SyncAlways: before Append returns.
 	SyncAlways SyncPolicy = iota
-	// SyncDeferred: when Sync is called, or a segment is full. A crash of the
-	// machine, though not of the process, loses what was appended since. Call
-	// Sync before committing appended records to the table: otherwise such a
-	// crash leaves the log behind the table.
+	// SyncDeferred: by Run within SyncInterval, when Sync is called, or a
+	// segment is full. A crash of the process loses nothing. One of the machine
+	// loses what was appended since the last sync began: with Run, at most
+	// SyncInterval and the time that one sync takes. Call Sync before
+	// committing appended records to the table: otherwise such a crash leaves
+	// the log behind the table.
 	SyncDeferred
 )
 
@@ -179,6 +181,12 @@ type Options struct {
 	SegmentBytes int64
 	// Sync is the durability of Append. Default SyncAlways.
 	Sync SyncPolicy
+	// SyncInterval is how long a record waits for its sync with SyncDeferred,
+	// if Run runs. Default 100 ms.
+	SyncInterval time.Duration
+	// MaxBytes is the size of all segments above which Append returns ErrFull;
+	// 0 leaves it to the disk.
+	MaxBytes int64
 	// Events are told what happens; all are optional.
 	Events Events
 
@@ -200,6 +208,9 @@ func (o *Options) EnsureDefaults() {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 64 << 20
 	}
+	if o.SyncInterval == 0 {
+		o.SyncInterval = 100 * time.Millisecond
+	}
 	if o.Events.TailTrimmed == nil {
 		o.Events.TailTrimmed = func(string, int64, int64) {}
 	}
@@ -215,6 +226,9 @@ func (o *Options) EnsureDefaults() {
 func (o *Options) Validate() error {
 	if o.SegmentBytes < 0 {
 		return fmt.Errorf("segment size %d is negative", o.SegmentBytes)
+	}
+	if o.MaxBytes < 0 || o.SyncInterval < 0 {
+		return fmt.Errorf("size limit %d or sync interval %v is negative", o.MaxBytes, o.SyncInterval)
 	}
 	if o.Sync != SyncAlways && o.Sync != SyncDeferred {
 		return fmt.Errorf("sync policy %d is unknown", o.Sync)
@@ -239,6 +253,13 @@ type Log struct {
 	buf      []byte // the group being written
 	failed   error  // wraps ErrFailed, once the file's state is unknown
 
+	// syncMu is held while a segment is synced; whoever closes one takes it.
+	syncMu  sync.Mutex
+	syncErr error // of the first sync that failed
+
+	// unsynced wakes Run: when the first append came that no sync has covered.
+	unsynced chan time.Time
+
 	// filesMu is held for reading by Replay and for writing by Truncate and
 	// Close, so that no segment is deleted or unlocked while it is read.
 	filesMu sync.RWMutex
@@ -248,6 +269,7 @@ type Log struct {
 	closed   bool
 	segments []segment // ascending; only the last may be active
 	last     Sequence  // last sequence that was acknowledged or recovered
+	covered  Sequence  // last that Truncate was called with
 }
 
 // segment is one file of the log.
@@ -274,7 +296,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open wal: %w", err)
 	}
-	l := &Log{dir: dir, opts: opts, lock: lock}
+	l := &Log{dir: dir, opts: opts, lock: lock, unsynced: make(chan time.Time, 1)}
 	if err := l.recoverDir(); err != nil {
 		return nil, fmt.Errorf("open wal: %w", errors.Join(err, l.closeFiles()))
 	}
@@ -304,10 +326,19 @@ func (l *Log) Bytes() int64 {
 }
 
 // Close waits for Replay to end, seals the active segment and unlocks the
-// directory; a second call does nothing. Every record that was acknowledged stays durable whatever it
-// returns, but with SyncDeferred an error means that those since the last Sync
+// directory; a second call does nothing. When Truncate has covered every
+// record it leaves none behind, so that Pending need not say that there may be
+// some. Every record that was acknowledged
+// stays durable whatever it returns, but with SyncDeferred an error means that those since the last Sync
 // may not be.
 func (l *Log) Close() error {
+	if err := l.empty(); err != nil && !errors.Is(err, ErrFull) {
+		return fmt.Errorf("close wal: %w", errors.Join(err, l.close()))
+	}
+	return l.close()
+}
+
+func (l *Log) close() error {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	l.filesMu.Lock()
@@ -335,7 +366,9 @@ func (l *Log) Close() error {
 func (l *Log) closeFiles() error {
 	var err error
 	if l.active != nil {
+		l.syncMu.Lock()
 		err = l.active.Close()
+		l.syncMu.Unlock()
 		l.active = nil
 	}
 	return errors.Join(err, unix.Flock(int(l.lock.Fd()), unix.LOCK_UN), l.lock.Close())
