@@ -3,274 +3,192 @@
 package crash
 
 import (
-	"bufio"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"os"
-	"os/exec"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/prometheus/prometheus/prompb"
-
-	"cardinalsin/internal/remotewrite"
+	"cardinalsin/internal/crashpoint"
+	"cardinalsin/internal/s3server"
 )
 
 var (
-	binary = flag.String("binary", "", "the cardinal program to kill")
-	rounds = flag.Int("rounds", 20, "number of kills")
-	seed   = flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
+	binary  = flag.String("binary", "", "the cardinal program, built with the tag crashpoints")
+	writer  = flag.String("writer", "", "the cardinal-writer program, built with the tag crashpoints")
+	rounds  = flag.Int("rounds", 102, "number of kills, half of them on a local store, half on S3")
+	seed    = flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
+	only    = flag.String("protocol", "", "load by this protocol alone")
+	perKind = flag.Int("senders", 2, "senders a protocol")
 )
 
-const (
-	senders   = 6
-	perSeries = 5
-	perBatch  = 40 // series a batch
-)
-
-// key identifies one sample of the load; no two batches share one, so a row
-// that occurs twice was stored twice.
-type key struct {
-	sender, series, micros int64
+// points are where the programs are killed, with the pass up to which. Those
+// of the write-ahead log are passed with every group of requests.
+var points = []struct {
+	crashpoint.Point
+	most int
+}{
+	{crashpoint.WALWritten, 60},
+	{crashpoint.WALSynced, 60},
+	{crashpoint.Uploading, 4},
+	{crashpoint.Uploaded, 3},
+	{crashpoint.Committed, 3},
+	{crashpoint.Truncating, 3},
 }
 
-type ledger struct {
-	mu     sync.Mutex
-	acked  map[key]float64
-	unsure map[key]float64 // sent, no answer
+// patience is how long a server may take to come to its point.
+const patience = 30 * time.Second
+
+type trapKey struct{}
+
+func withTrap(ctx context.Context, t *trap) context.Context {
+	return context.WithValue(ctx, trapKey{}, t)
 }
 
-// server is one run of the program.
-type server struct {
-	cmd  *exec.Cmd
-	url  string
-	done chan error
-}
-
-func start(t *testing.T, store, walDir string) *server {
-	t.Helper()
-	cmd := exec.Command(*binary, "server", "--store", store, "--wal-dir", walDir, "--http", "127.0.0.1:0",
-		"--flush-age", "300ms", "--compact-every", "1s", "--log-level", "warn")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s := &server{cmd: cmd, done: make(chan error, 1)}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("the server did not get ready: %v", errors.Join(err, cmd.Wait()))
-	}
-	go func() { s.done <- cmd.Wait() }()
-	for _, f := range strings.Fields(line) {
-		if addr, ok := strings.CutPrefix(f, "http="); ok {
-			s.url = "http://" + addr
+func newSenders() (all []*generator) {
+	for _, p := range protocols {
+		if *only != "" && *only != p.name {
+			continue
+		}
+		for i := range *perKind {
+			g := p.generator
+			g.protocol, g.sender = p.name, i
+			all = append(all, &g)
 		}
 	}
-	if s.url == "" {
-		t.Fatalf("no address in %q", line)
-	}
-	return s
+	return all
 }
 
-// load sends unique batches until the server is gone, and keeps the ledger.
-func load(ctx context.Context, s *server, sender int64, next *int64, l *ledger) {
-	client := remotewrite.Client{URL: s.url + "/api/v1/write", HTTP: &http.Client{Timeout: 10 * time.Second}}
-	for ctx.Err() == nil {
-		batch := map[key]float64{}
-		var ts []prompb.TimeSeries
-		for i := range int64(perBatch) {
-			p := prompb.TimeSeries{Labels: []prompb.Label{
-				{Name: "__name__", Value: fmt.Sprintf("load_%d", i%3)},
-				{Name: "sender", Value: strconv.FormatInt(sender, 10)},
-				{Name: "series", Value: strconv.FormatInt(i, 10)},
-			}}
-			for range perSeries {
-				*next++
-				v := rand.Float64()
-				batch[key{sender, i, *next * 1000}] = v
-				p.Samples = append(p.Samples, prompb.Sample{Timestamp: *next, Value: v})
-			}
-			ts = append(ts, p)
-		}
-		err := client.Send(ctx, ts)
-		var status *remotewrite.StatusError
-		l.mu.Lock()
-		for k, v := range batch {
-			switch {
-			case err == nil:
-				l.acked[k] = v
-			case !errors.As(err, &status):
-				l.unsure[k] = v
-			}
-		}
-		l.mu.Unlock()
-		if err != nil && !errors.As(err, &status) {
-			return
-		}
-	}
-}
-
-// TestKill kills the server at random moments under load, restarts it each
-// time, and reads back: acknowledged samples are there, no sample twice, and
-// the table is sound.
+// TestKill kills the programs at every point of the write path under load by
+// all protocols, restarts them each time, and reads back: what was
+// acknowledged is there, nothing twice, and the tables are sound.
 func TestKill(t *testing.T) {
-	if *binary == "" {
-		t.Fatal("-binary is required; run `make crash`")
+	if *binary == "" || *writer == "" {
+		t.Fatal("-binary and -writer are required; run `make crash`")
 	}
 	t.Logf("seed %d", *seed)
-	rng := rand.New(rand.NewPCG(*seed, 0))
-	store, walDir := "file://"+t.TempDir(), t.TempDir()
-	l := &ledger{acked: map[key]float64{}, unsure: map[key]float64{}}
-	next := make([]int64, senders)
-	for i := range next {
-		next[i] = 1_790_000_000_000
+	t.Run("file", func(t *testing.T) {
+		k := &killer{dir: t.TempDir(), wal: t.TempDir(), place: store{url: "file://" + t.TempDir()}, rng: rand.New(rand.NewPCG(*seed, 0))}
+		k.run(t, *rounds-*rounds/2)
+	})
+	t.Run("s3", func(t *testing.T) {
+		p, place := throughProxy(t)
+		k := &killer{dir: t.TempDir(), wal: t.TempDir(), place: place, proxy: p, rng: rand.New(rand.NewPCG(*seed, 1))}
+		k.run(t, *rounds/2)
+	})
+}
+
+// throughProxy starts an S3 server with a proxy before it.
+func throughProxy(t *testing.T) (*proxy, store) {
+	t.Helper()
+	srv, err := s3server.Start(context.WithoutCancel(t.Context()), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for round := range *rounds {
-		s := start(t, store, walDir)
+	t.Cleanup(func() {
+		if err := srv.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := startProxy(t, srv.Endpoint)
+	srv.Endpoint = p.url
+	return p, store{url: srv.StoreURL("store"), env: srv.Env()}
+}
+
+// killer runs the programs on one store, again and again.
+type killer struct {
+	dir, wal string
+	place    store
+	proxy    *proxy // nil for a local store
+	rng      *rand.Rand
+}
+
+func (k *killer) run(t *testing.T, rounds int) {
+	l, senders := newLedger(), newSenders()
+	died := map[crashpoint.Point]int{}
+	begin := time.Now()
+	for round := range rounds {
+		p := points[round%len(points)]
+		pass := 1 + k.rng.IntN(p.most)
+		// The programs take turns with the same tables and the same log.
+		k.kill(t, l, senders, p.Point, pass, round/len(points)%2 == 1)
+		died[p.Point]++
+		t.Logf("kill %3d at %s, pass %d: %v", round+1, p.Point, pass, l)
+	}
+	t.Logf("%d kills in %v: %v", rounds, time.Since(begin).Round(time.Second), died)
+	for _, r := range l.refused[:min(len(l.refused), 10)] {
+		t.Errorf("refused for good: %s", r)
+	}
+	for _, g := range senders {
+		if l.byProtocol[g.protocol] == 0 {
+			t.Errorf("nothing was acknowledged by %s", g.protocol)
+		}
+	}
+	s := launch(t, k.place.env, *binary, k.args("server")...)
+	verifyHead(t, s, l)
+	s.stop()
+	verifyTables(t, k.place, l)
+}
+
+// args are the flags of a run; command is empty for cardinal-writer.
+func (k *killer) args(command string) []string {
+	args := []string{"--store", k.place.url, "--wal-dir", k.wal, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--flush-age", "300ms", "--log-level", "error"}
+	if command == "" {
+		return args
+	}
+	return append([]string{command, "--compact-every", "1s", "--cache-dir", k.dir}, args...)
+}
+
+// kill runs a program under load until it passes a point for the n-th time.
+func (k *killer) kill(t *testing.T, l *ledger, senders []*generator, point crashpoint.Point, n int, writerAlone bool) {
+	t.Helper()
+	env := append([]string{fmt.Sprintf("CARDINAL_CRASHPOINT=%s:%d", point, n)}, k.place.env...)
+	var armed *trap
+	if k.proxy != nil && (point == crashpoint.Uploading || point == crashpoint.Committed) {
+		// The truest mid-upload and lost answer are made outside.
+		env, armed = k.place.env, &trap{key: commit}
+		if point == crashpoint.Uploading {
+			armed.key, armed.half = chunkFile, true
+		}
+		armed.left.Store(int64(n))
+	}
+	program, args := *binary, k.args("server")
+	if writerAlone {
+		program, args = *writer, k.args("")
+	}
+	var pid sync.WaitGroup // until the process is known
+	pid.Add(1)
+	var victim *server
+	if armed != nil {
+		armed.kill = func() {
+			pid.Wait()
+			victim.kill()
+		}
+		k.proxy.set(armed)
+		defer k.proxy.set(nil)
+	}
+	victim = begin(t, env, program, args...)
+	pid.Done()
+	if victim.ready() {
 		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		for i := range senders {
-			wg.Go(func() { load(ctx, s, int64(i), &next[i], l) })
-		}
-		after := time.Duration(200+rng.IntN(1800)) * time.Millisecond
-		time.Sleep(after)
-		if err := s.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		<-s.done
-		wg.Wait()
+		go func() {
+			victim.await(patience)
+			cancel()
+		}()
+		c := dial(t, victim)
+		load(ctx, c, senders, l, 10*time.Millisecond)
+		c.close()
 		cancel()
-		l.mu.Lock()
-		t.Logf("kill %2d after %v: %d acknowledged, %d unanswered so far", round+1, after, len(l.acked), len(l.unsure))
-		l.mu.Unlock()
 	}
-	s := start(t, store, walDir)
-	compare(t, "after the last restart", readBack(t, s.url), l)
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	if !victim.await(0) {
+		t.Errorf("%s was not passed %d times within %v", point, n, patience)
+		victim.kill()
+		return
 	}
-	if err := <-s.done; err != nil {
-		t.Fatalf("graceful stop: %v", err)
-	}
-	s = start(t, store, walDir)
-	rows := readBack(t, s.url)
-	compare(t, "from the table alone", rows, l)
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-s.done; err != nil {
-		t.Fatalf("graceful stop: %v", err)
-	}
-	// The load repeats no sample, so the files must hold as many rows as the
-	// queries return: deduplication hides nothing.
-	if stored := storedRows(t, store); stored != len(rows) {
-		t.Errorf("%d rows in the files, %d after deduplication", stored, len(rows))
-	}
-	out, err := exec.Command(*binary, "check", "--deep", "--store", store).CombinedOutput()
-	if err != nil {
-		t.Errorf("check: %v\n%s", err, out)
-	}
-	t.Logf("%d kills, %d acknowledged samples, %d rows stored, check ok", *rounds, len(l.acked), len(rows))
-}
-
-func compare(t *testing.T, when string, rows map[key][]float64, l *ledger) {
-	t.Helper()
-	lost, wrong, doubled, unknown := 0, 0, 0, 0
-	for k, v := range l.acked {
-		switch got := rows[k]; {
-		case len(got) == 0:
-			lost++
-		case got[0] != v:
-			wrong++
-		}
-	}
-	for k, got := range rows {
-		if len(got) > 1 {
-			doubled++
-		}
-		_, a := l.acked[k]
-		_, u := l.unsure[k]
-		if !a && !u {
-			unknown++
-		}
-	}
-	if lost+wrong+doubled+unknown > 0 {
-		t.Errorf("%s: of %d acknowledged samples %d lost, %d wrong; of %d stored %d doubled, %d never sent", when, len(l.acked), lost, wrong, len(rows), doubled, unknown)
-	}
-}
-
-func readBack(t *testing.T, url string) map[key][]float64 {
-	t.Helper()
-	body := `{"query":"SELECT sender, series, epoch_us(\"timestamp\") AS us, value FROM metrics WHERE metric_name LIKE 'load_%'","format":"csv"}`
-	resp, err := http.Post(url+"/api/v1/sql", "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		msg, err := io.ReadAll(resp.Body)
-		t.Fatalf("sql: status %d: %s %v", resp.StatusCode, msg, err)
-	}
-	r := csv.NewReader(resp.Body)
-	if _, err := r.Read(); err != nil {
-		t.Fatal(err)
-	}
-	rows := map[key][]float64{}
-	for {
-		rec, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return rows
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var n [3]int64
-		for i := range n {
-			if n[i], err = strconv.ParseInt(rec[i], 10, 64); err != nil {
-				t.Fatal(err)
-			}
-		}
-		v, err := strconv.ParseFloat(rec[3], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k := key{n[0], n[1], n[2]}
-		rows[k] = append(rows[k], v)
-	}
-}
-
-func storedRows(t *testing.T, store string) int {
-	t.Helper()
-	out, err := exec.Command(*binary, "files", "--json", "--store", store).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	total := 0
-	dec := json.NewDecoder(strings.NewReader(string(out)))
-	for {
-		var f struct {
-			Rows int `json:"rows"`
-		}
-		if err := dec.Decode(&f); errors.Is(err, io.EOF) {
-			return total
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		total += f.Rows
+	if !victim.killed() {
+		t.Fatalf("it was to be killed at %s, pass %d, and ended with %v", point, n, errors.Join(victim.ended))
 	}
 }

@@ -1,0 +1,144 @@
+//go:build crash
+
+package crash
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const sampleColumns = `metric_name, proto, sender, series, epoch_us("timestamp")*1000 + coalesce(nanos, 0), value`
+
+// store is a table's place, as the programs' flags and environment say it.
+type store struct {
+	url string
+	env []string
+}
+
+// query asks a server that runs; it sees the head too.
+func query(t *testing.T, s *server, sql string, row func([]string)) {
+	t.Helper()
+	body, err := json.Marshal(map[string]string{"query": sql, "format": "csv"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post("http://"+s.http+"/api/v1/sql", "application/json", strings.NewReader(string(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		msg, err := io.ReadAll(resp.Body)
+		t.Fatalf("sql: status %d: %s %v", resp.StatusCode, msg, err)
+	}
+	rows(t, resp.Body, row)
+}
+
+func rows(t *testing.T, in io.Reader, row func([]string)) {
+	t.Helper()
+	r := csv.NewReader(in)
+	r.ReuseRecord = true
+	if _, err := r.Read(); err != nil {
+		t.Fatalf("header: %v", err)
+	}
+	for {
+		rec, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		row(rec)
+	}
+}
+
+// run runs a subcommand on one table and returns what it prints.
+func (p store) run(t *testing.T, table string, args ...string) string {
+	t.Helper()
+	args = append([]string{args[0], "--store", p.url, "--table", table}, args[1:]...)
+	cmd := exec.Command(*binary, args...)
+	cmd.Env = append(os.Environ(), p.env...)
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out, complaint.String())
+	}
+	return string(out)
+}
+
+// collect gathers the load's samples from the rows of sampleColumns.
+func collect(t *testing.T, samples map[id][]float64) func([]string) {
+	return func(rec []string) {
+		k, v, err := parseID(rec)
+		if err != nil {
+			t.Fatalf("row %q: %v", rec, err)
+		}
+		k.protocol = strings.Clone(k.protocol)
+		samples[k] = append(samples[k], v)
+	}
+}
+
+// verifyHead asks a server that has just been restarted for all samples.
+func verifyHead(t *testing.T, s *server, l *ledger) {
+	t.Helper()
+	samples := map[id][]float64{}
+	for _, p := range protocols {
+		query(t, s, fmt.Sprintf(`SELECT %s FROM metrics WHERE metric_name IN ('%s', '%s') AND proto = '%s'`, sampleColumns, floatMetric, histogramMetric, p.name), collect(t, samples))
+	}
+	l.compareSamples(t, "after the last restart", samples)
+}
+
+// verifyTables reads the tables that nobody has open.
+func verifyTables(t *testing.T, p store, l *ledger) {
+	t.Helper()
+	samples := map[id][]float64{}
+	rows(t, strings.NewReader(p.run(t, "metrics", "sql", "--format", "csv", "SELECT "+sampleColumns+" FROM this_table WHERE proto IS NOT NULL")), collect(t, samples))
+	l.compareSamples(t, "from the table alone", samples)
+	exemplars, help := map[string]int{}, map[string]int{}
+	count := func(in map[string]int) func([]string) {
+		return func(rec []string) { in[strings.Clone(rec[0])]++ }
+	}
+	rows(t, strings.NewReader(p.run(t, "metrics_exemplars", "sql", "--format", "csv", `SELECT "__exemplar__trace_id" FROM this_table`)), count(exemplars))
+	compareSet(t, "exemplars", l.exemplars, l.exemplarsU, exemplars)
+	rows(t, strings.NewReader(p.run(t, "metrics_metadata", "sql", "--format", "csv", fmt.Sprintf(`SELECT help FROM this_table WHERE metric_name = '%s' AND help <> ''`, floatMetric))), count(help))
+	compareSet(t, "metadata", l.help, l.helpU, help)
+	// The load repeats no sample, so the files must hold as many rows as the
+	// queries return: deduplication hides nothing. What a client may send
+	// again, metadata, is not held to that.
+	for table, want := range map[string]int{"metrics": len(samples), "metrics_exemplars": len(exemplars)} {
+		if stored := p.storedRows(t, table); stored != want {
+			t.Errorf("%s: %d rows in the files, %d after deduplication", table, stored, want)
+		}
+	}
+	for _, table := range []string{"metrics", "metrics_exemplars", "metrics_metadata"} {
+		p.run(t, table, "check", "--deep")
+	}
+	t.Logf("stored: %d samples, %d exemplars, %d metadata; check --deep ok on three tables", len(samples), len(exemplars), len(help))
+}
+
+func (p store) storedRows(t *testing.T, table string) int {
+	t.Helper()
+	total := 0
+	dec := json.NewDecoder(strings.NewReader(p.run(t, table, "files", "--json")))
+	for {
+		var f struct {
+			Rows int `json:"rows"`
+		}
+		if err := dec.Decode(&f); errors.Is(err, io.EOF) {
+			return total
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		total += f.Rows
+	}
+}
