@@ -1,0 +1,220 @@
+package flight
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/apache/arrow-go/v18/arrow/flight"
+	flatbuffers "github.com/google/flatbuffers/go"
+	"github.com/klauspost/compress/zstd"
+
+	"cardinalsin/ingest"
+	"cardinalsin/internal/arrowbatch"
+)
+
+const (
+	// maxExpanded bounds the bytes that the buffers of one message say they
+	// decompress to.
+	maxExpanded = 128 << 20
+	// maxDictionaries bounds the dictionaries that a stream has at one time.
+	maxDictionaries = 128 << 20
+	// maxWindow bounds zstd's memory; Arrow's writers use far less.
+	maxWindow = 8 << 20
+)
+
+// guard reads a stream's messages before arrow-go does, which allocates what a
+// message claims: it refuses claims beyond the bounds.
+type guard struct {
+	stream       flight.DataStreamReader
+	descriptor   *flight.FlightDescriptor // of the first message
+	began        bool
+	dictionaries map[int64]int64 // by id, bytes
+
+	streamErr error // of the stream, other than its end
+	refusal   error // of a message, by us
+}
+
+// Recv implements flight.DataStreamReader.
+func (g *guard) Recv() (*flight.FlightData, error) {
+	data, err := g.stream.Recv()
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			g.streamErr = err
+		}
+		return nil, err
+	}
+	if !g.began {
+		g.began, g.descriptor = true, data.FlightDescriptor
+	}
+	if len(data.DataHeader) == 0 {
+		return data, nil
+	}
+	if err := g.check(data.DataHeader, data.DataBody); err != nil {
+		g.refusal = err
+		return nil, err
+	}
+	return data, nil
+}
+
+// Kinds of messages, and the slots of the fields that matter, from
+// Message.fbs: 4 + 2 × the field's number.
+const (
+	kindDictionary = 2
+	kindRecords    = 3
+
+	slotKind, slotHeader                     = 6, 8     // Message
+	slotID, slotData, slotDelta              = 4, 6, 8  // DictionaryBatch
+	slotLength, slotBuffers, slotCompression = 4, 8, 10 // RecordBatch
+	slotCodec                                = 4        // BodyCompression
+
+	codecZstd   = 1
+	blockRepeat = 1 // zstd's block of one byte that is repeated
+)
+
+// check refuses a message that claims too much. Flatbuffers that point outside
+// themselves panic.
+func (g *guard) check(header, body []byte) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: message header: %v", ingest.ErrMalformed, r)
+		}
+	}()
+	message := table(header, flatbuffers.GetUOffsetT(header))
+	kind := message.GetByteSlot(slotKind, 0)
+	if kind != kindDictionary && kind != kindRecords {
+		return nil
+	}
+	at, ok := child(message, slotHeader)
+	if !ok {
+		return fmt.Errorf("%w: message without a header", ingest.ErrMalformed)
+	}
+	records := at
+	if kind == kindDictionary {
+		if records, ok = child(at, slotData); !ok {
+			return fmt.Errorf("%w: dictionary without data", ingest.ErrMalformed)
+		}
+	}
+	rows := records.GetInt64Slot(slotLength, 0)
+	if rows < 0 || rows > arrowbatch.MaxRows {
+		return fmt.Errorf("%w: %d rows in a message, at most %d", ingest.ErrTooLarge, rows, arrowbatch.MaxRows)
+	}
+	size, err := expanded(records, body)
+	if err != nil {
+		return err
+	}
+	if kind == kindRecords {
+		return nil
+	}
+	id := at.GetInt64Slot(slotID, 0)
+	if at.GetBoolSlot(slotDelta, false) {
+		size += g.dictionaries[id]
+	}
+	g.dictionaries[id] = size
+	total := int64(0)
+	for _, n := range g.dictionaries {
+		total += n
+	}
+	if total > maxDictionaries {
+		return fmt.Errorf("%w: dictionaries of %d bytes, at most %d in one stream", ingest.ErrTooLarge, total, maxDictionaries)
+	}
+	return nil
+}
+
+func table(b []byte, pos flatbuffers.UOffsetT) flatbuffers.Table {
+	return flatbuffers.Table{Bytes: b, Pos: pos}
+}
+
+func child(t flatbuffers.Table, slot flatbuffers.VOffsetT) (flatbuffers.Table, bool) {
+	o := flatbuffers.UOffsetT(t.Offset(slot))
+	if o == 0 {
+		return flatbuffers.Table{}, false
+	}
+	return table(t.Bytes, t.Indirect(o+t.Pos)), true
+}
+
+// expanded is the size of a message's buffers once they are decompressed.
+func expanded(records flatbuffers.Table, body []byte) (int64, error) {
+	compression, ok := child(records, slotCompression)
+	if !ok {
+		return int64(len(body)), nil
+	}
+	codec := compression.GetByteSlot(slotCodec, 0)
+	o := flatbuffers.UOffsetT(records.Offset(slotBuffers))
+	if o == 0 {
+		return 0, nil
+	}
+	const bufferBytes = 16 // offset, length
+	start, n := records.Vector(o), records.VectorLen(o)
+	total := int64(0)
+	for i := range n {
+		at := start + flatbuffers.UOffsetT(i)*bufferBytes
+		offset, length := records.GetInt64(at), records.GetInt64(at+8)
+		if length == 0 {
+			continue
+		}
+		if offset < 0 || length < 8 || offset > int64(len(body)) || length > int64(len(body))-offset {
+			return 0, fmt.Errorf("%w: buffer of %d bytes at %d of %d", ingest.ErrMalformed, length, offset, len(body))
+		}
+		data := body[offset : offset+length]
+		size := int64(binary.LittleEndian.Uint64(data))
+		if size == -1 { // not compressed
+			size = length
+		} else if codec == codecZstd {
+			if err := checkZstd(data[8:]); err != nil {
+				return 0, err
+			}
+		}
+		if size < 0 || size > maxExpanded || total+size > maxExpanded {
+			return 0, fmt.Errorf("%w: a message decompresses to more than %d bytes", ingest.ErrTooLarge, maxExpanded)
+		}
+		total += size
+	}
+	return total, nil
+}
+
+// checkZstd accepts one frame with a small window: a decoder allocates the
+// window of each frame that it meets.
+func checkZstd(data []byte) error {
+	var h zstd.Header
+	if err := h.Decode(data); err != nil {
+		return fmt.Errorf("%w: zstd: %w", ingest.ErrMalformed, err)
+	}
+	if h.Skippable {
+		return fmt.Errorf("%w: zstd: a frame without content", ingest.ErrMalformed)
+	}
+	window, limit := h.WindowSize, uint64(maxWindow)
+	if h.SingleSegment {
+		window, limit = h.FrameContentSize, maxExpanded
+	}
+	if window > limit {
+		return fmt.Errorf("%w: zstd: window of %d bytes, at most %d", ingest.ErrTooLarge, window, limit)
+	}
+	rest := data[h.HeaderSize:]
+	for last := false; !last; {
+		if len(rest) < 3 {
+			return fmt.Errorf("%w: zstd: frame is cut short", ingest.ErrMalformed)
+		}
+		block := uint32(rest[0]) | uint32(rest[1])<<8 | uint32(rest[2])<<16
+		last = block&1 == 1
+		size := int(block >> 3)
+		if block>>1&3 == blockRepeat {
+			size = 1
+		}
+		if len(rest) < 3+size {
+			return fmt.Errorf("%w: zstd: frame is cut short", ingest.ErrMalformed)
+		}
+		rest = rest[3+size:]
+	}
+	if h.HasCheckSum {
+		if len(rest) < 4 {
+			return fmt.Errorf("%w: zstd: frame is cut short", ingest.ErrMalformed)
+		}
+		rest = rest[4:]
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("%w: zstd: %d bytes after the frame", ingest.ErrMalformed, len(rest))
+	}
+	return nil
+}
