@@ -305,14 +305,14 @@ func (r *Reader) one() []series.Sample {
 }
 
 func (r *Reader) labels(field []byte) series.Labels {
-	metric := append(r.metric, field...)
+	text, metric := string(r.key), string(append(r.metric, field...))
 	r.builder.Reset()
-	r.builder.UnsafeAddBytes([]byte(series.MetricName), metric)
+	r.builder.Add(series.MetricName, metric)
 	database := r.opts.Database != ""
 	for _, tag := range r.tags {
-		name := r.tagName(tag)
-		database = database && string(name) != DatabaseLabel
-		r.builder.UnsafeAddBytes(name, r.key[tag.value:tag.end])
+		name := text[tag.name : tag.value-1]
+		database = database && name != DatabaseLabel
+		r.builder.Add(name, text[tag.value:tag.end])
 	}
 	if database {
 		r.builder.Add(DatabaseLabel, r.opts.Database)
@@ -339,8 +339,11 @@ func (r *Reader) time(text []byte) (series.Timestamp, uint16, error) {
 		return 0, 0, fmt.Errorf("%w: timestamp %.100q", ingest.ErrMalformed, text)
 	}
 	if unit < 1000 {
-		nanos := modulo(n, 1000)
-		return series.Timestamp((n - nanos) / 1000), uint16(nanos), nil
+		nanos, micros := modulo(n, 1000), n/1000
+		if nanos != 0 && n < 0 {
+			micros-- // rounded down, not towards zero
+		}
+		return series.Timestamp(micros), uint16(nanos), nil
 	}
 	t := series.Timestamp(n * (unit / 1000))
 	if int64(t)/(unit/1000) != n || t < series.MinTimestamp || t > series.MaxTimestamp {
