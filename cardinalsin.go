@@ -1,5 +1,6 @@
-// Package cardinalsin wires one table's parts together: store, log, pins,
-// reader, and, where asked for, writer and maintenance.
+// Package cardinalsin wires a table's parts together: store, log, pins, reader,
+// and, where asked for, writer and maintenance; and opens the tables of many
+// tenants as they are needed.
 //
 // It stands on layer 6 and holds no logic of its own. SQL is not wired here:
 // sqlengine is the only package with cgo, and cardinal-writer must do without.
@@ -15,11 +16,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"cardinalsin/chunk"
 	"cardinalsin/compactor"
+	"cardinalsin/ingest"
 	"cardinalsin/lease"
 	"cardinalsin/reader"
 	"cardinalsin/shard"
@@ -48,10 +51,13 @@ type Options struct {
 	// WALDir holds the WALs of all tables of this process; a writer is opened
 	// if it is set, and the table is created if there is none.
 	WALDir string
+	// Create makes the table if there is none, also without a writer.
+	Create bool
 	// CacheDir is where files of remote stores are kept for SQL.
 	CacheDir string
 
 	Log       txlog.Options
+	WAL       wal.Options
 	Writer    writer.Options
 	Compactor compactor.Options
 	// OnCall, if set, hears of every store request.
@@ -88,18 +94,17 @@ type DB struct {
 
 	opts Options
 	wal  *wal.Log
+
+	mu       sync.Mutex // guards what follows
+	attached map[any]any
+	detach   []func() error
 }
 
-// ValidateName accepts what may be one element of a path: 1 to 128 of
-// A–Z a–z 0–9 . _ -, not beginning with "." or "_". Its error wraps
-// ErrInvalidName.
+// ValidateName accepts the names of tenants and tables; see
+// ingest.ValidateTenant. Its error wraps ErrInvalidName.
 func ValidateName(name string) error {
-	ok := len(name) >= 1 && len(name) <= 128 && name[0] != '.' && name[0] != '_'
-	for _, c := range []byte(name) {
-		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-", c) >= 0)
-	}
-	if !ok {
-		return fmt.Errorf("%w: %q", ErrInvalidName, name)
+	if err := ingest.ValidateTenant(name); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidName, err)
 	}
 	return nil
 }
@@ -122,31 +127,54 @@ func (o *Options) root() (string, error) {
 	return root, nil
 }
 
-// Open opens a table. With a WALDir the store is probed first, and the table
-// created if it does not exist; without, it is only read and maintained.
+// writes tells whether the store is to be written to.
+func (o *Options) writes() bool { return o.WALDir != "" || o.Create }
+
+// Open opens a table. With a WALDir, or Create, the store is probed first, and
+// the table created if it does not exist; without, it is only read and
+// maintained.
 // Errors: txlog.ErrNotTable, storage.ErrStoreRefused, ErrInvalidName,
 // wal.ErrLocked, and what the parts return.
 func Open(ctx context.Context, opts Options) (*DB, error) {
 	opts.EnsureDefaults()
-	root, err := opts.root()
+	if _, err := opts.root(); err != nil {
+		return nil, err
+	}
+	store, err := openStore(ctx, &opts)
 	if err != nil {
 		return nil, err
 	}
+	return open(ctx, store, opts, opts.writes())
+}
+
+// openStore opens the store, and makes sure that it may be written to safely
+// where that is what it is opened for.
+func openStore(ctx context.Context, opts *Options) (*meter.Store, error) {
 	inner, err := storeurl.Open(ctx, opts.Store)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{opts: opts, Meter: meter.New(inner, meter.Options{OnCall: opts.OnCall})}
-	if opts.WALDir != "" {
-		if _, err := storage.Probe(ctx, db.Meter, opts.Tenant+"/_cardinal_probe/"); err != nil {
+	store := meter.New(inner, meter.Options{OnCall: opts.OnCall})
+	if opts.writes() {
+		if _, err := storage.Probe(ctx, store, opts.Tenant+"/_cardinal_probe/"); err != nil {
 			return nil, err
 		}
 	}
-	db.Log, err = txlog.Open(ctx, db.Meter, root, opts.Log)
-	if errors.Is(err, txlog.ErrNotTable) && opts.WALDir != "" {
-		db.Log, err = create(ctx, db.Meter, root, opts.Log)
+	return store, nil
+}
+
+// open opens a table, or makes it where there is none and create is set.
+func open(ctx context.Context, store *meter.Store, opts Options, mayCreate bool) (*DB, error) {
+	root, err := opts.root()
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{opts: opts, Meter: store}
+	db.Log, err = txlog.Open(ctx, store, root, opts.Log)
+	if errors.Is(err, txlog.ErrNotTable) && mayCreate {
+		db.Log, err = create(ctx, store, root, opts.Log)
 		if errors.Is(err, txlog.ErrTableExists) { // another process was quicker
-			db.Log, err = txlog.Open(ctx, db.Meter, root, opts.Log)
+			db.Log, err = txlog.Open(ctx, store, root, opts.Log)
 		}
 	}
 	if err != nil {
@@ -165,7 +193,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	}
 	pins, err := db.readPins(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, db.closeWAL())
 	}
 	db.Reader = reader.New(db.Log, pins, reader.Options{Head: db.head})
 	db.Compactor = compactor.NewRunner(db.Log, db.Pins, holder, opts.Compactor)
@@ -200,7 +228,7 @@ func create(ctx context.Context, store storage.Store, root string, opts txlog.Op
 
 func (db *DB) openWriter(ctx context.Context) (err error) {
 	dir := filepath.Join(db.opts.WALDir, db.opts.Tenant, db.opts.Table)
-	if db.wal, err = wal.Open(dir, wal.Options{}); err != nil {
+	if db.wal, err = wal.Open(dir, db.opts.WAL); err != nil {
 		return fmt.Errorf("open the wal: %w", err)
 	}
 	if db.Writer, err = writer.Open(ctx, db.Log, db.wal, db.opts.Writer); err != nil {
@@ -237,6 +265,7 @@ func (db *DB) Run(ctx context.Context, compact bool) error {
 	g.Go(func() error { return db.Pins.Run(ctx) })
 	if db.Writer != nil {
 		g.Go(func() error { return db.Writer.Run(ctx) })
+		g.Go(func() error { return db.wal.Run(ctx) })
 	}
 	if compact {
 		g.Go(func() error { return db.Compactor.Run(ctx) })
@@ -253,16 +282,51 @@ func (db *DB) Vacuum(ctx context.Context, opts vacuum.Options) (vacuum.Report, e
 	return plan.Execute(ctx)
 }
 
-// Close flushes the head, does the log's upkeep, and gives back the pin and
-// the WAL. When the flush fails, what is left is in the WAL.
+// Attach keeps what a caller builds over the table, such as an engine, as long
+// as the table is open: build runs on the first call with that key, and close,
+// if it is not nil, before the table is closed.
+func (db *DB) Attach(key any, build func() (v any, close func() error, err error)) (any, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if v, ok := db.attached[key]; ok {
+		return v, nil
+	}
+	v, detach, err := build()
+	if err != nil {
+		return nil, err
+	}
+	if db.attached == nil {
+		db.attached = map[any]any{}
+	}
+	db.attached[key] = v
+	if detach != nil {
+		db.detach = append(db.detach, detach)
+	}
+	return v, nil
+}
+
+// Close closes what is attached, flushes the head, does the log's upkeep, and
+// gives back the pin and the WAL. When the flush fails, what is left is in the
+// WAL.
 func (db *DB) Close(ctx context.Context) error {
+	db.mu.Lock()
+	detach := db.detach
+	db.attached, db.detach = nil, nil
+	db.mu.Unlock()
 	var errs []error
+	for _, f := range slices.Backward(detach) {
+		errs = append(errs, f())
+	}
 	if db.Writer != nil {
 		errs = append(errs, db.Writer.Close(ctx))
 	}
-	errs = append(errs, db.Log.Upkeep(ctx), db.Pins.Close(ctx))
-	if db.wal != nil {
-		errs = append(errs, db.wal.Close())
-	}
+	errs = append(errs, db.Log.Upkeep(ctx), db.Pins.Close(ctx), db.closeWAL())
 	return errors.Join(errs...)
+}
+
+func (db *DB) closeWAL() error {
+	if db.wal == nil {
+		return nil
+	}
+	return db.wal.Close()
 }

@@ -132,7 +132,7 @@ func (in *Ingester) append(ctx context.Context, name string, r *Request, samples
 			return err
 		}
 	}
-	exemplars, err := exemplarRows(r.Exemplars)
+	exemplars, err := ExemplarRows(r.Exemplars)
 	if err != nil {
 		return err
 	}

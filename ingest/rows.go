@@ -58,9 +58,9 @@ func MetadataOf(l series.Labels) series.Metadata {
 // that the writer of their table can always take them with one commit.
 const maxExemplarDays = 64
 
-// exemplarRows makes the rows of exemplars, and checks them. Errors: those of
+// ExemplarRows makes the rows of exemplars, and checks them. Errors: those of
 // series.Validate, writer.ErrInvalidSample, ErrLimit.
-func exemplarRows(exemplars []series.Exemplar) (series.Batch, error) {
+func ExemplarRows(exemplars []series.Exemplar) (series.Batch, error) {
 	if len(exemplars) == 0 {
 		return nil, nil
 	}
@@ -116,9 +116,10 @@ func exemplarLabels(e *series.Exemplar, b *labels.ScratchBuilder) (series.Labels
 	return l, series.Validate(l)
 }
 
-// metadataRow is the row of one metric's metadata on a day.
-func metadataRow(m series.Metadata, day series.Date, b *labels.ScratchBuilder) (series.Series, error) {
-	b.Reset()
+// MetadataRow is the row of one metric's metadata on a day. Errors: those of
+// series.Validate.
+func MetadataRow(m series.Metadata, day series.Date) (series.Series, error) {
+	b := labels.NewScratchBuilder(4)
 	b.Add(series.MetricName, m.Metric)
 	b.Add(helpLabel, m.Help)
 	b.Add(typeLabel, m.Type)

@@ -221,7 +221,6 @@ func (t *tenant) unseen(metadata []series.Metadata, now time.Time) (series.Batch
 	}
 	var rows series.Batch
 	fresh := map[series.Metadata]struct{}{}
-	b := labels.NewScratchBuilder(4)
 	for _, m := range metadata {
 		if _, ok := t.seen[m]; ok {
 			continue
@@ -230,7 +229,7 @@ func (t *tenant) unseen(metadata []series.Metadata, now time.Time) (series.Batch
 			continue
 		}
 		fresh[m] = struct{}{}
-		row, err := metadataRow(m, day, &b)
+		row, err := MetadataRow(m, day)
 		if err != nil {
 			return nil, err
 		}

@@ -23,6 +23,7 @@ import (
 	"cardinalsin/action"
 	"cardinalsin/check"
 	"cardinalsin/cmd/internal/cli"
+	"cardinalsin/cmd/internal/daemon"
 	"cardinalsin/internal/remotewrite"
 	"cardinalsin/txlog"
 	"cardinalsin/vacuum"
@@ -92,18 +93,21 @@ func runDemo(c *ucli.Context) (err error) {
 	}
 	ctx, stop := context.WithCancel(c.Context)
 	defer stop()
-	srv, err := startServer(ctx, serverOptions{DB: opts, HTTP: "127.0.0.1:0"})
+	tables := cardinalsin.TenantsOptions{Options: opts, Compact: true}
+	srv, err := openServer(ctx, serverOptions{Options: daemon.Options{Tables: tables, HTTP: "127.0.0.1:0"}})
 	if err != nil {
 		return err
 	}
-	d := &demo{out: c.App.Writer, db: srv.db, url: "http://" + srv.addr, host: host, begin: time.Now()}
+	served := make(chan error, 1)
+	go func() { served <- srv.run(ctx, io.Discard) }()
+	d := &demo{out: c.App.Writer, db: srv.DB, url: "http://" + srv.HTTPAddr(), host: host, begin: time.Now()}
 	err = d.run(ctx)
 	if err == nil && c.Bool("keep") {
 		err = cli.Printf(d.out, "\nserving at %s until interrupted\n", d.url)
 		<-ctx.Done()
 	}
 	stop()
-	return errors.Join(err, srv.wait())
+	return errors.Join(err, <-served)
 }
 
 // say prints one line of the tale with the time since the start.

@@ -55,7 +55,7 @@ func sqlCommand() *ucli.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, db.Close(c.Context)) }()
-			engine, closeSQL, err := openSQL(c.Context, db, 0)
+			engine, closeSQL, err := openSQL(c.Context, db)
 			if err != nil {
 				return err
 			}

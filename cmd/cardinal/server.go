@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
-	"golang.org/x/sync/errgroup"
 
 	"cardinalsin"
 	"cardinalsin/api/prom"
@@ -25,9 +26,9 @@ import (
 
 func serverCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "server", Usage: "ingest, query and maintain one table in one process",
+		Name: "server", Usage: "ingest, query and maintain the tables of all tenants in one process",
 		UsageText: "cardinal server --store s3://bucket/metrics --wal-dir /var/lib/cardinal/wal --http localhost:8080",
-		Flags: append(append(cli.TableFlags(), daemon.WriterFlags()...),
+		Flags: append(daemon.Flags(),
 			&ucli.StringFlag{Name: "roles", Value: "writer,query,maintain", Usage: "comma-separated `ROLES` of this process"},
 			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for files of remote stores"},
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache in `BYTES`"},
@@ -41,36 +42,32 @@ func serverCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			srv, err := startServer(c.Context, o)
+			s, err := openServer(c.Context, o)
 			if err != nil {
 				return err
 			}
-			if err := cli.Printf(c.App.Writer, "ready http=%s\n", srv.addr); err != nil {
-				return errors.Join(err, srv.wait())
-			}
-			return srv.wait()
+			return s.run(c.Context, c.App.Writer)
 		},
 	}
 }
 
-// serverOptions say what a server does.
+// serverOptions say what a server does. Without a WAL directory it does not
+// write.
 type serverOptions struct {
-	DB         cardinalsin.Options
-	HTTP       string
+	daemon.Options
 	CacheBytes int64
-	// NoQuery and NoMaintain leave those roles to other processes; without a
-	// WAL directory the server does not write.
-	NoQuery, NoMaintain bool
+	// NoQuery leaves that role to other processes.
+	NoQuery bool
 }
 
 func serverFlags(c *ucli.Context) (serverOptions, error) {
-	db, err := daemon.Options(c)
+	common, err := daemon.OptionsOf(c)
 	if err != nil {
 		return serverOptions{}, err
 	}
-	db.CacheDir = c.String("cache-dir")
-	db.Compactor.Interval = c.Duration("compact-every")
-	o := serverOptions{DB: db, HTTP: c.String("http"), CacheBytes: c.Int64("cache-bytes"), NoQuery: true, NoMaintain: true}
+	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), NoQuery: true}
+	o.Tables.CacheDir = c.String("cache-dir")
+	o.Tables.Compactor.Interval = c.Duration("compact-every")
 	writes := false
 	for _, role := range strings.Split(c.String("roles"), ",") {
 		switch role {
@@ -79,108 +76,145 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 		case "query":
 			o.NoQuery = false
 		case "maintain":
-			o.NoMaintain = false
+			o.Tables.Compact = true
 		default:
 			return serverOptions{}, fmt.Errorf("%w: --roles: %q is none of writer, query, maintain", cli.ErrUsage, role)
 		}
 	}
 	if !writes {
-		o.DB.WALDir = ""
+		o.Tables.WALDir = ""
 	}
 	return o, nil
 }
 
-// server is a running server.
+// server is a daemon that answers queries, too.
 type server struct {
-	db   *cardinalsin.DB
-	addr string
-	stop context.CancelFunc
-	work *errgroup.Group
-	// finish runs when everything has stopped.
-	finish func() error
+	*daemon.Daemon
+	files *storeFiles // nil without the query role
 }
 
-// startServer opens the table and serves until ctx ends; wait returns how it
-// went.
-func startServer(ctx context.Context, o serverOptions) (_ *server, err error) {
-	metrics := daemon.NewMetrics()
-	metrics.Observe(&o.DB)
-	db, err := cardinalsin.Open(ctx, o.DB)
+func openServer(ctx context.Context, o serverOptions) (*server, error) {
+	d, err := daemon.Open(ctx, o.Options)
 	if err != nil {
 		return nil, err
 	}
-	finish := []func() error{func() error { return db.Close(context.WithoutCancel(ctx)) }}
-	defer func() {
-		if err != nil {
-			for _, f := range finish {
-				err = errors.Join(err, f())
-			}
-		}
-	}()
-	http := daemon.NewServer(metrics.Registry)
-	if db.Writer != nil {
-		http.Handle("POST /api/v1/write", prom.WriteHandler(db.Writer.Append, o.DB.Logger))
+	s := &server{Daemon: d}
+	if o.NoQuery {
+		return s, nil
 	}
-	if !o.NoQuery {
-		engine, closeSQL, err := openSQL(ctx, db, o.CacheBytes)
-		if err != nil {
-			return nil, err
-		}
-		finish = append([]func() error{closeSQL}, finish...)
-		http.Handle("/api/v1/sql", sqlapi.Handler(engine, sqlapi.Options{Logger: o.DB.Logger}))
-		http.Handle("/api/v1/", prom.Handler(prom.Options{Reader: db.Reader, Version: cli.Version(), Registry: metrics.Registry, Logger: o.DB.Logger}))
+	if s.files, err = openFiles(d.DB, o.Tables.CacheDir, o.CacheBytes); err != nil {
+		return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 	}
-	listener, err := net.Listen("tcp", o.HTTP)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", o.HTTP, err)
-	}
-	ctx, stop := context.WithCancel(ctx)
-	work, ctx := errgroup.WithContext(ctx)
-	work.Go(func() error { return db.Run(ctx, !o.NoMaintain) })
-	work.Go(func() error { return http.Serve(ctx, listener) })
-	http.SetReady(true)
-	return &server{db: db, addr: listener.Addr().String(), stop: stop, work: work, finish: func() (err error) {
-		for _, f := range finish {
-			err = errors.Join(err, f())
-		}
-		return err
-	}}, nil
-}
-
-// wait returns when the server's context has ended and everything is flushed
-// and closed.
-func (s *server) wait() error {
-	err := s.work.Wait()
-	s.stop()
-	return errors.Join(err, s.finish())
-}
-
-// openSQL makes an engine over the table. Files of a remote store are kept in
-// a cache, which one process can use at a time: where nobody has asked for a
-// certain directory, a second process takes one of its own for as long as it
-// runs. The function that is returned closes it all.
-func openSQL(ctx context.Context, db *cardinalsin.DB, cacheBytes int64) (*sqlengine.Engine, func() error, error) {
-	opts := sqlengine.Options{Table: db.TableName()}
-	release := func() error { return nil }
-	if _, local := storage.LocalPath(db.Log.Store(), db.Log.Root()); !local {
-		files, own, err := openCache(db.CacheDir(), cacheBytes)
+	logger := o.Tables.Logger
+	d.Handle("/api/v1/sql", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
+		engine, err := s.files.engine(context.WithoutCancel(ctx), db)
 		if err != nil {
 			return nil, nil, err
 		}
-		opts.Files = files
-		release = func() error {
-			err := files.Close()
-			if own != "" {
-				err = errors.Join(err, os.RemoveAll(own))
-			}
-			return err
+		return sqlapi.Handler(engine, sqlapi.Options{Logger: logger}), func() error { engine.Close(); return nil }, nil
+	}, refuseSQL))
+	d.Handle("/api/v1/", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
+		o := prom.Options{Reader: db.Reader, Version: cli.Version(), Logger: logger}
+		if db == d.DB {
+			o.Registry = d.Metrics.Registry // takes the engine's metrics once
 		}
+		return prom.Handler(o), nil, nil
+	}, refuseProm))
+	return s, nil
+}
+
+// run serves until ctx ends and everything is flushed and closed.
+func (s *server) run(ctx context.Context, stdout io.Writer) error {
+	err := s.Run(ctx, stdout)
+	if s.files != nil {
+		err = errors.Join(err, s.files.close())
 	}
-	engine, err := sqlengine.New(ctx, db.Reader, opts)
+	return err
+}
+
+// refuseProm answers in Prometheus' form where there is no table to ask.
+func refuseProm(w http.ResponseWriter, code int, err error) {
+	kind := "unavailable"
+	switch code {
+	case http.StatusNotFound:
+		kind = "not_found"
+	case http.StatusBadRequest:
+		kind = "bad_data"
+	}
+	answerJSON(w, code, map[string]any{"status": "error", "errorType": kind, "error": err.Error()})
+}
+
+// refuseSQL answers in the form of the SQL API where there is no table to ask.
+func refuseSQL(w http.ResponseWriter, code int, err error) {
+	kind := "unavailable"
+	switch code {
+	case http.StatusNotFound:
+		kind = "not_found"
+	case http.StatusBadRequest:
+		kind = "invalid"
+	}
+	answerJSON(w, code, map[string]any{"error": map[string]string{"code": kind, "message": err.Error()}})
+}
+
+// answerJSON writes a body; a client that is gone is no concern of ours.
+func answerJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// openSQL makes an engine over a table. The function that is returned closes
+// it all.
+func openSQL(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, func() error, error) {
+	f, err := openFiles(db, db.CacheDir(), 0)
 	if err != nil {
-		return nil, nil, errors.Join(err, release())
+		return nil, nil, err
 	}
-	return engine, func() error { engine.Close(); return release() }, nil
+	engine, err := f.engine(ctx, db)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.close())
+	}
+	return engine, func() error { engine.Close(); return f.close() }, nil
+}
+
+// storeFiles are those of a remote store, kept in a cache, which one process can
+// use at a time: where nobody has asked for a certain directory, a second
+// process takes one of its own for as long as it runs.
+type storeFiles struct {
+	cache *cache.Cache // nil: the store's objects are local files
+	own   string
+}
+
+// openFiles opens the cache that the store of a table needs, if it does.
+func openFiles(db *cardinalsin.DB, dir string, maxBytes int64) (*storeFiles, error) {
+	if _, local := storage.LocalPath(db.Log.Store(), db.Log.Root()); local {
+		return &storeFiles{}, nil
+	}
+	c, own, err := openCache(dir, maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	return &storeFiles{cache: c, own: own}, nil
+}
+
+// engine makes an engine over a table in that store.
+func (f *storeFiles) engine(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, error) {
+	opts := sqlengine.Options{Table: db.TableName()}
+	if f.cache != nil {
+		opts.Files = f.cache
+	}
+	return sqlengine.New(ctx, db.Reader, opts)
+}
+
+func (f *storeFiles) close() error {
+	if f.cache == nil {
+		return nil
+	}
+	err := f.cache.Close()
+	if f.own != "" {
+		err = errors.Join(err, os.RemoveAll(f.own))
+	}
+	return err
 }
 
 // openCache opens a cache; own is a directory to be removed after it is

@@ -1,90 +1,236 @@
-// Package daemon is what both servers share: an HTTP listener that stops in
-// good order, health, and the metrics that the events of the lower layers
-// feed.
+// Package daemon is what both servers share: the tables of all tenants, every
+// protocol that writes to them, an HTTP and a gRPC listener that stop in good
+// order, health, metrics, traces, and the flags and the file that configure
+// them.
+//
+// It stands on layer 8, above the protocols. cardinal adds the queries, which
+// need cgo.
 package daemon
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"cardinalsin"
+	"cardinalsin/api/flight"
+	"cardinalsin/api/prom"
+	"cardinalsin/cmd/internal/cli"
+	"cardinalsin/ingest"
+	"cardinalsin/txlog"
 )
 
-// stopGrace is how long requests that run may take to end once the server is
-// told to stop.
-const stopGrace = 10 * time.Second
-
-// Server is an HTTP server with the endpoints that every daemon has.
-type Server struct {
-	mux   *http.ServeMux
-	ready atomic.Bool
+// Options say what a daemon does.
+type Options struct {
+	// Tables are what it serves; without a WALDir it takes no samples.
+	Tables cardinalsin.TenantsOptions
+	// HTTP and GRPC are addresses to listen on. An empty GRPC is none.
+	HTTP, GRPC string
+	// Config is what the file of --config says.
+	Config Config
+	// Trace exports spans, where and how the OTEL_* environment says.
+	Trace bool
 }
 
-// NewServer serves /metrics, /-/healthy and /-/ready; everything else is
-// added with Handle. It is not ready until SetReady.
-func NewServer(metrics prometheus.Gatherer) *Server {
-	s := &Server{mux: http.NewServeMux()}
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	s.mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, "CardinalSin is healthy.\n")
+// Daemon is a process that serves.
+type Daemon struct {
+	Metrics *Metrics
+	Tenants *cardinalsin.Tenants
+	// DB is the default table, which is always open.
+	DB *cardinalsin.DB
+	// Sink takes samples; nil without a WALDir.
+	Sink ingest.Sink
+
+	opts       Options
+	trace      *tracer // nil for none
+	http       *server
+	grpc       *grpc.Server // nil for none
+	httpListen net.Listener
+	grpcListen net.Listener // nil for none
+}
+
+// Open opens the default table and both listeners. Nothing is served before
+// Run.
+func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
+	o.Tables.EnsureDefaults()
+	d := &Daemon{Metrics: NewMetrics(), opts: o}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if o.Trace {
+		if d.trace, err = newTracer(ctx); err != nil {
+			return nil, err
+		}
+	}
+	tables := o.Tables
+	tables.Observe = func(t *cardinalsin.Options) {
+		d.Metrics.observe(t, t.Tenant == tables.Tenant && t.Table == tables.Table)
+		d.trace.observe(t)
+	}
+	d.Metrics.observeStore(&tables.Options)
+	if d.Tenants, err = cardinalsin.NewTenants(ctx, tables); err != nil {
+		return nil, err
+	}
+	d.Metrics.observeTenants(d.Tenants)
+	if d.DB, err = d.Tenants.OpenDefault(ctx); err != nil {
+		return nil, err
+	}
+	d.http = newServer(d.Metrics.Registry)
+	if d.trace != nil {
+		d.http.wrap = d.trace.wrap
+	}
+	if err := d.routes(); err != nil {
+		return nil, err
+	}
+	if d.httpListen, err = net.Listen("tcp", o.HTTP); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", o.HTTP, err)
+	}
+	if d.grpc != nil {
+		if d.grpcListen, err = net.Listen("tcp", o.GRPC); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", o.GRPC, err)
+		}
+	}
+	return d, nil
+}
+
+// maxMessage bounds a gRPC message: Flight clients send whole record batches.
+const maxMessage = 64 << 20
+
+// routes adds every protocol that writes.
+func (d *Daemon) routes() error {
+	if d.opts.Tables.WALDir == "" {
+		return nil
+	}
+	logger := d.opts.Tables.Logger
+	d.Sink = ingest.New(ingest.Options{
+		Tables:        d.Tenants,
+		DefaultTenant: d.opts.Tables.Tenant, Table: d.opts.Tables.Table,
+		Limits: d.opts.Config.limits,
+		Events: d.Metrics.ingestEvents(logger),
 	})
-	s.mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if !s.ready.Load() {
-			answer(w, http.StatusServiceUnavailable, "CardinalSin is not ready.\n")
+	if d.trace != nil {
+		d.Sink = d.trace.sink(d.Sink)
+	}
+	d.Handle("POST /api/v1/write", prom.WriteHandler(d.Sink, logger))
+	if d.opts.GRPC == "" {
+		return nil
+	}
+	server := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(256), // of a connection
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+	if d.trace != nil {
+		server = append(server, grpc.StatsHandler(otelgrpc.NewServerHandler()))
+	}
+	d.grpc = grpc.NewServer(server...)
+	flight.Register(d.grpc, d.Sink, flight.Options{Table: d.opts.Tables.Table, Logger: logger})
+	return nil
+}
+
+// Handle adds a handler for a pattern of net/http. Its requests are counted
+// under the pattern.
+func (d *Daemon) Handle(pattern string, h http.Handler) {
+	d.http.mux.Handle(pattern, d.Metrics.count(pattern, h))
+}
+
+// PerTenant serves each request by the handler of its tenant's table. build
+// makes that on the first request; closer, if not nil, is called before the
+// table is closed. refuse answers where there is no table.
+func (d *Daemon) PerTenant(build func(*cardinalsin.DB) (h http.Handler, closer func() error, err error), refuse func(w http.ResponseWriter, code int, err error)) http.Handler {
+	key := new(int) // one of its own for each call
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		db, release, err := d.Tenants.Get(r.Context(), r.Header.Get(ingest.TenantHeader), "")
+		if err != nil {
+			refuse(w, openStatus(err), err)
 			return
 		}
-		answer(w, http.StatusOK, "CardinalSin is ready.\n")
+		defer release()
+		h, err := db.Attach(key, func() (any, func() error, error) { return build(db) })
+		if err != nil {
+			refuse(w, http.StatusServiceUnavailable, err)
+			return
+		}
+		h.(http.Handler).ServeHTTP(w, r)
 	})
-	return s
 }
 
-// answer writes a plain text; a client that is gone is no concern of ours.
-func answer(w http.ResponseWriter, code int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(code)
-	_, _ = w.Write([]byte(text))
-}
-
-// Handle adds a handler for a pattern of net/http.
-func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
-
-// SetReady switches /-/ready.
-func (s *Server) SetReady(ready bool) { s.ready.Store(ready) }
-
-// Serve answers on the listener until ctx ends, and then lets running
-// requests finish for a while.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s.mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+// openStatus is the HTTP status for a table that cannot be opened to read.
+func openStatus(err error) int {
+	switch {
+	case errors.Is(err, txlog.ErrNotTable):
+		return http.StatusNotFound
+	case errors.Is(err, cardinalsin.ErrInvalidName):
+		return http.StatusBadRequest
 	}
+	_, status := ingest.Classify(err)
+	return status
+}
+
+// HTTPAddr is where HTTP is served.
+func (d *Daemon) HTTPAddr() string { return d.httpListen.Addr().String() }
+
+// Run serves until ctx ends, says on stdout when it does, and then stops in
+// good order: requests end, heads are flushed, tables closed. It must be
+// called once.
+func (d *Daemon) Run(ctx context.Context, stdout io.Writer) error {
+	work, ctx := errgroup.WithContext(ctx)
+	ready := "ready http=" + d.HTTPAddr()
+	work.Go(func() error { return d.Tenants.Run(ctx) })
+	work.Go(func() error { return d.http.serve(ctx, d.httpListen) })
+	if d.grpc != nil {
+		ready += " grpc=" + d.grpcListen.Addr().String()
+		work.Go(func() error { return serveGRPC(ctx, d.grpc, d.grpcListen) })
+	}
+	d.http.ready.Store(true)
+	err := cli.Printf(stdout, "%s\n", ready)
+	return errors.Join(err, work.Wait(), d.Close(context.WithoutCancel(ctx)))
+}
+
+// serveGRPC answers until ctx ends, and then lets running calls finish for a
+// while.
+func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
+	go func() { failed <- s.Serve(l) }()
 	select {
 	case err := <-failed:
-		return fmt.Errorf("serve http: %w", err)
+		return fmt.Errorf("serve grpc: %w", err)
 	case <-ctx.Done():
 	}
-	s.SetReady(false)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-	defer cancel()
-	err := srv.Shutdown(stop)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = srv.Close()
-	}
-	if serveErr := <-failed; !errors.Is(serveErr, http.ErrServerClosed) {
-		err = errors.Join(err, serveErr)
-	}
-	if err != nil {
-		return fmt.Errorf("stop http: %w", err)
+	hurry := time.AfterFunc(stopGrace, s.Stop)
+	defer hurry.Stop()
+	s.GracefulStop()
+	if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve grpc: %w", err)
 	}
 	return nil
+}
+
+// Close gives back what Open has taken, whatever that is. Run calls it.
+func (d *Daemon) Close(ctx context.Context) error {
+	var errs []error
+	for _, l := range []net.Listener{d.httpListen, d.grpcListen} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("close listener: %w", err))
+		}
+	}
+	if d.Tenants != nil {
+		errs = append(errs, d.Tenants.Close(ctx))
+	}
+	errs = append(errs, d.trace.close(ctx))
+	return errors.Join(errs...)
 }
