@@ -80,7 +80,7 @@ var (
 
 const (
 	infoKey       = "cardinal.chunk"
-	formatVersion = 1
+	formatVersion = 2
 	createdBy     = "cardinal version 1.0.0"
 )
 

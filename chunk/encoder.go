@@ -44,11 +44,10 @@ type shapeEntry struct {
 // labelColumn is one label column of the pending row group.
 type labelColumn struct {
 	label, column string
-	codes         []int32 // a code a segment; -1: absent
-	dict          map[string]int32
-	values        []string // by code
-	lastValue     string
-	lastCode      int32
+	segments      []int32 // those that have the label, ascending
+	codes         []int32 // one for each of them
+	dict          dictionary
+	lastCode      int32 // -1: none
 	summary       labelSummary
 }
 
@@ -78,7 +77,7 @@ func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 			e.overflow[label] = true
 			continue
 		}
-		c := &labelColumn{label: label, column: column, dict: map[string]int32{}, lastCode: -1}
+		c := &labelColumn{label: label, column: column, lastCode: -1}
 		c.summary.column = column
 		e.columns = append(e.columns, c)
 		e.byLabel[label] = c
@@ -103,7 +102,7 @@ func (e *Encoder) Size() int64 {
 	if e.out == nil {
 		return 0
 	}
-	return int64(len(e.out.sink.data))
+	return int64(len(e.out.data))
 }
 
 // Add appends one series under the conditions of [Encode]; one without
@@ -140,9 +139,7 @@ func (e *Encoder) add(s Series) error {
 		}
 		rest = rest[n:]
 		if e.pendingRows >= e.opts.RowGroupRows || e.pendingBytes >= e.opts.rowGroupBytes || len(rest) > 0 {
-			if err := e.flush(); err != nil {
-				return err
-			}
+			e.flush()
 		}
 	}
 	return nil
@@ -235,10 +232,7 @@ func (e *Encoder) summarise(name string, s Series) {
 // pend adds rows of one series to the pending row group.
 func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 	seg := segment{name: name, id: s.ID, samples: samples}
-	for _, c := range e.columns {
-		c.codes = append(c.codes, -1)
-	}
-	at := len(e.pending)
+	at := int32(len(e.pending))
 	k := 0
 	var bad error
 	s.Labels.Range(func(l labels.Label) {
@@ -268,11 +262,12 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
 			return
 		}
-		var err error
-		if c.codes[at], err = c.code(l.Value); err != nil {
+		code, err := c.code(l.Value)
+		if err != nil {
 			bad = err
 			return
 		}
+		c.segments, c.codes = append(c.segments, at), append(c.codes, code)
 		c.summary.rows += int64(len(samples))
 		e.pendingBytes += len(l.Value)
 	})
@@ -294,27 +289,24 @@ func badValue(name, value string) error {
 
 // code returns the code of a value, a new one if need be.
 func (c *labelColumn) code(value string) (int32, error) {
-	if c.lastCode >= 0 && c.lastValue == value {
+	if c.lastCode >= 0 && c.dict.values[c.lastCode] == value {
 		return c.lastCode, nil
 	}
-	code, ok := c.dict[value]
-	if !ok {
+	code, fresh := c.dict.code(value)
+	if fresh {
 		if value == "" || !utf8.ValidString(value) {
 			return 0, badValue(c.label, value)
 		}
 		c.summary.bounds.add(value)
-		code = int32(len(c.values))
-		c.dict[value] = code
-		c.values = append(c.values, value)
 	}
-	c.lastValue, c.lastCode = value, code
+	c.lastCode = code
 	return code, nil
 }
 
 // flush writes the pending rows as a row group.
-func (e *Encoder) flush() error {
+func (e *Encoder) flush() {
 	if len(e.pending) == 0 {
-		return nil
+		return
 	}
 	if e.out == nil {
 		// Most series have one row: a dictionary would be longer than what
@@ -322,17 +314,13 @@ func (e *Encoder) flush() error {
 		deltaIDs := len(e.pending)*2 > e.pendingRows
 		e.out = newFileWriter(e.opts, e.has, e.columns, deltaIDs)
 	}
-	if err := e.out.writeRowGroup(e.pending, e.pendingRows); err != nil {
-		return fmt.Errorf("write row group: %w", err)
-	}
+	e.out.writeRowGroup(e.pending, e.pendingRows)
 	clear(e.pending)
 	e.pending, e.pendingRows, e.pendingBytes = e.pending[:0], 0, 0
 	for _, c := range e.columns {
-		clear(c.dict)
-		clear(c.values)
-		c.values, c.codes, c.lastCode = c.values[:0], c.codes[:0], -1
+		c.dict.reset()
+		c.segments, c.codes, c.lastCode = c.segments[:0], c.codes[:0], -1
 	}
-	return nil
 }
 
 // Finish completes the file. A file without rows is an error that wraps
@@ -345,9 +333,7 @@ func (e *Encoder) Finish() (*Encoded, error) {
 	if e.summary.rows == 0 {
 		return nil, fmt.Errorf("%w: no rows", ErrInvalidInput)
 	}
-	if err := e.flush(); err != nil {
-		return nil, err
-	}
+	e.flush()
 	out := &Encoded{
 		Rows: e.summary.rows, Series: e.summary.seriesN, Time: e.summary.time,
 		Keys:   keyRangeOf(e.summary.names.min, e.summary.first, e.summary.names.max, e.summary.last),

@@ -27,7 +27,7 @@ func (d *decoder) pager(rg *RowGroup, name string, read *blocks) (*pager, error)
 		g = &pager{leaf: &d.file.leaves[column]}
 		d.pagers[name] = g
 	}
-	g.pages, g.next, g.first, g.end, g.dict = p, 0, 0, 0, nil
+	g.pages, g.next, g.first, g.end, g.dict, g.words = p, 0, 0, 0, nil, nil
 	return g, nil
 }
 

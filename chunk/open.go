@@ -140,7 +140,7 @@ func (f *File) parse(footer []byte, bodyEnd int64) error {
 	if err := json.Unmarshal([]byte(*text), &in); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrCorrupt, infoKey, err)
 	}
-	if in.Format != formatVersion {
+	if in.Format < 1 || in.Format > formatVersion {
 		return fmt.Errorf("%w: format %d", ErrUnsupported, in.Format)
 	}
 	f.rows = md.GetNumRows()

@@ -44,6 +44,7 @@ type pager struct {
 	blobs [][]byte
 	codes []int32
 	dict  []int32
+	words []uint64 // dictionary of values; nil: not read yet
 }
 
 // seek makes the page that holds row the decoded one, by decode.
@@ -147,6 +148,13 @@ func (p *pager) values(row int) ([]uint64, []bool, error) {
 				return decodePlain64(dense, values)
 			case encodingStreamSplit:
 				return decodeStreamSplit64(dense, values)
+			case encodingRLEDict:
+				if p.words == nil {
+					if err := p.wordsDict(); err != nil {
+						return err
+					}
+				}
+				return decodeWords(dense, values, p.words)
 			}
 			return fmt.Errorf("%w: encoding %d for value", ErrCorrupt, page.encoding)
 		}, func(at, k int) error {
@@ -160,6 +168,44 @@ func (p *pager) values(row int) ([]uint64, []bool, error) {
 		return nil, nil, err
 	}
 	return p.bits[row-p.first:], p.null[row-p.first:], nil
+}
+
+func (p *pager) wordsDict() error {
+	p.words = []uint64{}
+	if p.pages.dict == nil {
+		return nil
+	}
+	raw, err := p.pages.dict.decompress(nil)
+	if err != nil {
+		return err
+	}
+	if len(raw) != 8*int(p.pages.dict.values) {
+		return fmt.Errorf("%w: dictionary of %d bytes", ErrCorrupt, len(raw))
+	}
+	p.words = make([]uint64, p.pages.dict.values)
+	return decodePlain64(p.words, raw)
+}
+
+// decodeWords reads len(out) values by their codes into a dictionary.
+func decodeWords(out []uint64, data []byte, dict []uint64) error {
+	codes, err := codeReader(data)
+	if err != nil {
+		return err
+	}
+	for len(out) > 0 {
+		v, n, err := codes.next(len(out))
+		if err != nil {
+			return err
+		}
+		if v >= uint32(len(dict)) {
+			return fmt.Errorf("%w: code %d in a dictionary of %d values", ErrCorrupt, v, len(dict))
+		}
+		for i := range n {
+			out[i] = dict[v]
+		}
+		out = out[n:]
+	}
+	return nil
 }
 
 // nanos returns the nanoseconds of a row, 0 where null.
@@ -205,17 +251,17 @@ func (p *pager) nanos(row int) (uint16, error) {
 func (p *pager) start(row int) (int64, error) {
 	err := p.seek(row, func(page *dataPage) error {
 		n := int(page.values)
-		p.bits = grow(p.bits, n)
-		var dense []uint64
+		p.longs = grow(p.longs, n)
+		var dense []int64
 		return p.optional(page, func(values []byte, present int) error {
-			if page.encoding != encodingPlain {
+			if page.encoding != encodingDelta {
 				return fmt.Errorf("%w: encoding %d for start times", ErrCorrupt, page.encoding)
 			}
-			dense = p.bits[n-present:] // spread to the front below
-			return decodePlain64(dense, values)
+			dense = p.longs[n-present:] // spread to the front below
+			return decodeDelta(dense, values)
 		}, func(at, k int) error {
 			// at never overtakes dense: n-present nulls lie between at most.
-			copy(p.bits[at:at+k], dense[:k])
+			copy(p.longs[at:at+k], dense[:k])
 			dense = dense[k:]
 			return nil
 		})
@@ -223,7 +269,7 @@ func (p *pager) start(row int) (int64, error) {
 	if err != nil || p.null[row-p.first] {
 		return 0, err
 	}
-	v := int64(p.bits[row-p.first])
+	v := p.longs[row-p.first]
 	if v == 0 {
 		return 0, fmt.Errorf("%w: start time 0 in row %d", ErrCorrupt, row)
 	}

@@ -1,327 +1,396 @@
 package chunk
 
 import (
-	"cmp"
-	"fmt"
+	"bytes"
+	"encoding/binary"
 	"math"
-	"slices"
 
-	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/apache/arrow-go/v18/arrow/bitutil"
-	"github.com/apache/arrow-go/v18/arrow/memory"
-	"github.com/apache/arrow-go/v18/parquet"
-	"github.com/apache/arrow-go/v18/parquet/file"
-	"github.com/apache/arrow-go/v18/parquet/metadata"
+	"cardinalsin/series"
 )
 
-// pages cuts the segments into pages and calls visit for each run of rows of
-// one segment, then end at the end of each page.
-func (f *fileWriter) pages(segs []segment, visit func(seg, lo, hi, at int), end func(rows int) error) error {
-	at := 0 // rows in the page so far
-	for i := range segs {
-		n := len(segs[i].samples)
-		for lo := 0; lo < n; {
-			hi := min(n, lo+f.opts.PageRows-at)
-			visit(i, lo, hi, at)
-			at += hi - lo
-			lo = hi
-			if at == f.opts.PageRows {
-				if err := end(at); err != nil {
-					return err
-				}
-				at = 0
-			}
-		}
-	}
-	if at > 0 {
-		return end(at)
-	}
-	return nil
+// codePages writes a column of dictionary codes. A page ends at a multiple of
+// PageRows rows, once it has some bytes: where series are long, a label is a
+// few runs, and a page of them costs more than what is in it.
+type codePages struct {
+	f       *fileWriter
+	width   uint
+	row     int // rows put so far
+	pageEnd int
+	values  int // in this page, nulls included
 }
 
-// dictWriter is what arrow-go's dictionary encoders offer beside their
-// interface.
-type dictWriter interface{ PutDictionary(arrow.Array) error }
+// minCodeBytes is the part of PageRows that a page of codes has in bytes
+// before it ends.
+const minCodeBytes = 4
 
-type pageFlusher interface{ FlushCurrentPage() error }
+func (f *fileWriter) codePages(entries int) codePages {
+	p := codePages{f: f, width: codeWidth(entries), pageEnd: min(f.opts.PageRows, f.total)}
+	f.codes.reset(p.width)
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	return p
+}
 
-func flushPage(cw file.ColumnChunkWriter) error { return cw.(pageFlusher).FlushCurrentPage() }
+// put appends n rows with one code, or null where it is nullCode.
+func (p *codePages) put(code int32, n int) {
+	f := p.f
+	def := uint32(1)
+	if code < 0 {
+		def = 0
+		f.column.nulls += int64(n)
+	}
+	for n > 0 {
+		k := min(n, p.pageEnd-p.row)
+		if f.column.leaf.maxDef > 0 {
+			f.defs.put(def, k)
+		}
+		if code >= 0 {
+			f.codes.put(uint32(code), k)
+		}
+		p.row += k
+		p.values += k
+		n -= k
+		if p.row < p.pageEnd {
+			return
+		}
+		if p.row == f.total || f.codes.size()+f.defs.size() >= f.opts.PageRows/minCodeBytes {
+			p.endPage()
+		}
+		p.pageEnd = min(p.row+f.opts.PageRows, f.total)
+	}
+}
+
+func (p *codePages) endPage() {
+	f := p.f
+	f.levels()
+	f.raw = append(f.raw, byte(p.width))
+	f.raw = append(f.raw, f.codes.finish()...)
+	f.writePage(pageData, p.values, encodingRLEDict)
+	f.codes.reset(p.width)
+	p.values = 0
+}
+
+// writeTextDict writes the dictionary page of strings and the column's bounds.
+func (f *fileWriter) writeTextDict(values []string) {
+	f.raw = f.raw[:0]
+	var b stringBounds
+	for _, v := range values {
+		b.add(v)
+		f.raw = append(binary.LittleEndian.AppendUint32(f.raw, uint32(len(v))), v...)
+	}
+	f.writePage(pageDictionary, len(values), encodingPlain)
+	if b.set {
+		f.bounds([]byte(b.min), []byte(b.max))
+	}
+}
 
 // writeNames writes metric_name, whose values ascend with the segments.
-func (f *fileWriter) writeNames(cw file.ColumnChunkWriter, segs []segment) error {
-	codes := make([]int32, len(segs))
+func (f *fileWriter) writeNames(segs []segment) {
 	var values []string
 	for i := range segs {
 		if i == 0 || segs[i].name != segs[i-1].name {
 			values = append(values, segs[i].name)
 		}
-		codes[i] = int32(len(values) - 1)
 	}
-	return f.writeTexts(cw, segs, values, codes)
-}
-
-// writeTexts writes a dictionary column of strings; codes has one code a
-// segment, -1 for null.
-func (f *fileWriter) writeTexts(cw file.ColumnChunkWriter, segs []segment, values []string, codes []int32) error {
-	// With the dictionary sorted, the least code is the least value.
-	order := make([]int32, len(values))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(a, b int32) int { return cmp.Compare(values[a], values[b]) })
-	rank := make([]int32, len(values))
-	build := array.NewStringBuilder(memory.DefaultAllocator)
-	defer build.Release()
-	for r, code := range order {
-		rank[code] = int32(r)
-		build.Append(values[code])
-	}
-	dict := build.NewStringArray()
-	defer dict.Release()
-	ranked := make([]int32, len(codes))
-	for i, code := range codes {
-		ranked[i] = -1
-		if code >= 0 {
-			ranked[i] = rank[code]
-		}
-	}
-	stats := func(lo, hi int32) {
-		cw.PageStatistics().(*metadata.ByteArrayStatistics).SetMinMax(
-			parquet.ByteArray(values[order[lo]]), parquet.ByteArray(values[order[hi]]))
-	}
-	return f.writeCodes(cw, dict, segs, stats, func(i, _ int) int32 { return ranked[i] }, true)
-}
-
-// writeCodes writes a dictionary column by codes in the order of the values.
-// code gives that of one row, or of a whole segment if constant; stats takes
-// the least and the greatest code of a page.
-func (f *fileWriter) writeCodes(cw file.ColumnChunkWriter, dict arrow.Array, segs []segment,
-	stats func(lo, hi int32), code func(seg, row int) int32, constant bool,
-) error {
-	enc, ok := cw.CurrentEncoder().(dictWriter)
-	if !ok {
-		return fmt.Errorf("encoder %T takes no dictionary", cw.CurrentEncoder())
-	}
-	if err := enc.PutDictionary(dict); err != nil {
-		return err
-	}
-	optional := cw.Descr().MaxDefinitionLevel() > 0
-	f.codes = slices.Grow(f.codes[:0], f.opts.PageRows)[:f.opts.PageRows]
-	f.defs = slices.Grow(f.defs[:0], f.opts.PageRows)[:f.opts.PageRows]
-	least, greatest, nulls := int32(math.MaxInt32), int32(-1), 0
-	put := func(at, n int, c int32) {
-		def := int16(1)
-		if c < 0 {
-			c, def = 0, 0
-			nulls += n
-			bitutil.SetBitsTo(f.valid, int64(at), int64(n), false)
-		} else {
-			least, greatest = min(least, c), max(greatest, c)
-			bitutil.SetBitsTo(f.valid, int64(at), int64(n), true)
-		}
-		for k := at; k < at+n; k++ {
-			f.codes[k], f.defs[k] = c, def
-		}
-	}
-	return f.pages(segs, func(seg, lo, hi, at int) {
-		if constant {
-			put(at, hi-lo, code(seg, lo))
-			return
-		}
-		for k := lo; k < hi; k++ {
-			put(at+k-lo, 1, code(seg, k))
-		}
-	}, func(rows int) error {
-		st := cw.PageStatistics()
-		st.IncNulls(int64(nulls))
-		st.IncNumValues(int64(rows - nulls))
-		if greatest >= 0 {
-			stats(least, greatest)
-		}
-		var valid *memory.Buffer
-		var defs []int16
-		if optional {
-			valid, defs = memory.NewBufferBytes(f.valid), f.defs[:rows]
-		}
-		data := array.NewData(arrow.PrimitiveTypes.Int32, rows,
-			[]*memory.Buffer{valid, memory.NewBufferBytes(arrow.Int32Traits.CastToBytes(f.codes[:rows]))}, nil, nulls, 0)
-		defer data.Release()
-		indices := array.NewInt32Data(data)
-		defer indices.Release()
-		if err := cw.WriteDictIndices(indices, defs, nil); err != nil {
-			return err
-		}
-		least, greatest, nulls = math.MaxInt32, -1, 0
-		return flushPage(cw)
-	})
-}
-
-func (f *fileWriter) writeIDs(cw file.ColumnChunkWriter, segs []segment) error {
-	if f.delta {
-		w := cw.(*file.Int64ColumnChunkWriter)
-		return f.writeLongs(w, segs, func(seg, _ int) int64 { return int64(segs[seg].id) })
-	}
-	// Within a metric IDs ascend as unsigned numbers, but the column is
-	// signed, and metrics begin anew: sort.
-	values := make([]int64, len(segs))
+	f.writeTextDict(values)
+	p := f.codePages(len(values))
+	code := int32(0)
 	for i := range segs {
-		values[i] = int64(segs[i].id)
+		if i > 0 && segs[i].name != segs[i-1].name {
+			code++
+		}
+		p.put(code, len(segs[i].samples))
 	}
-	sorted := slices.Compact(slices.Sorted(slices.Values(values)))
-	build := array.NewInt64Builder(memory.DefaultAllocator)
-	defer build.Release()
-	build.AppendValues(sorted, nil)
-	dict := build.NewInt64Array()
-	defer dict.Release()
-	codes := make([]int32, len(segs))
-	for i, v := range values {
-		at, _ := slices.BinarySearch(sorted, v)
-		codes[i] = int32(at)
-	}
-	stats := func(lo, hi int32) {
-		cw.PageStatistics().(*metadata.Int64Statistics).SetMinMax(sorted[lo], sorted[hi])
-	}
-	return f.writeCodes(cw, dict, segs, stats, func(i, _ int) int32 { return codes[i] }, true)
 }
 
-func (f *fileWriter) writeTimes(cw file.ColumnChunkWriter, segs []segment) error {
-	w := cw.(*file.Int64ColumnChunkWriter)
-	return f.writeLongs(w, segs, func(seg, row int) int64 { return int64(segs[seg].samples[row].Time) })
+func (f *fileWriter) writeLabel(c *labelColumn) {
+	f.writeTextDict(c.dict.values)
+	p := f.codePages(len(c.dict.values))
+	for i, seg := range c.segments {
+		if gap := int(f.starts[seg]) - p.row; gap > 0 {
+			p.put(nullCode, gap)
+		}
+		p.put(c.codes[i], int(f.starts[seg+1]-f.starts[seg]))
+	}
+	if gap := f.total - p.row; gap > 0 {
+		p.put(nullCode, gap)
+	}
 }
 
-func (f *fileWriter) writeLongs(cw *file.Int64ColumnChunkWriter, segs []segment, value func(seg, row int) int64) error {
+func (f *fileWriter) writeIDs(segs []segment) {
+	least, greatest := int64(math.MaxInt64), int64(math.MinInt64)
+	for i := range segs {
+		least, greatest = min(least, int64(segs[i].id)), max(greatest, int64(segs[i].id))
+	}
+	f.bounds(longBytes(least), longBytes(greatest))
+	if f.delta {
+		f.writeLongs(segs, func(seg *segment, lo, hi int) {
+			for range hi - lo {
+				f.longs = append(f.longs, int64(seg.id))
+			}
+		})
+		return
+	}
+	f.raw = f.raw[:0]
+	n := 0
+	for i := range segs {
+		if i == 0 || segs[i].id != segs[i-1].id {
+			f.raw = binary.LittleEndian.AppendUint64(f.raw, uint64(segs[i].id))
+			n++
+		}
+	}
+	f.writePage(pageDictionary, n, encodingPlain)
+	p := f.codePages(n)
+	code := int32(0)
+	for i := range segs {
+		if i > 0 && segs[i].id != segs[i-1].id {
+			code++
+		}
+		p.put(code, len(segs[i].samples))
+	}
+}
+
+// pages cuts the segments into pages of so many rows and calls visit for each
+// run of rows of one segment, then end at the end of each page.
+func (f *fileWriter) pages(segs []segment, rows int, visit func(seg *segment, lo, hi int), end func(rows int)) {
+	at := 0 // rows in the page so far
+	for i := range segs {
+		s := &segs[i]
+		for lo := 0; lo < len(s.samples); {
+			hi := min(len(s.samples), lo+rows-at)
+			visit(s, lo, hi)
+			at += hi - lo
+			lo = hi
+			if at == rows {
+				end(at)
+				at = 0
+			}
+		}
+	}
+	if at > 0 {
+		end(at)
+	}
+}
+
+// writeLongs writes a column of integers that visit appends to f.longs, and
+// for an optional one their levels to f.defs.
+func (f *fileWriter) writeLongs(segs []segment, visit func(seg *segment, lo, hi int)) {
 	f.longs = f.longs[:0]
-	return f.pages(segs, func(seg, lo, hi, _ int) {
-		for k := lo; k < hi; k++ {
-			f.longs = append(f.longs, value(seg, k))
-		}
-	}, func(int) error {
-		if _, err := cw.WriteBatch(f.longs, nil, nil); err != nil {
-			return err
-		}
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	f.pages(segs, f.opts.PageRows, visit, func(rows int) {
+		f.levels()
+		f.raw = appendDelta(f.raw, f.longs)
+		f.writePage(pageData, rows, encodingDelta)
 		f.longs = f.longs[:0]
-		return flushPage(cw)
 	})
 }
 
-func (f *fileWriter) writeNanos(cw file.ColumnChunkWriter, segs []segment) error {
+func (f *fileWriter) writeTimes(segs []segment) {
+	span := series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64}
+	for i := range segs {
+		s := segs[i].samples
+		span = span.Union(series.TimeRange{Min: s[0].Time, Max: s[len(s)-1].Time})
+	}
+	f.bounds(longBytes(int64(span.Min)), longBytes(int64(span.Max)))
+	f.writeLongs(segs, func(seg *segment, lo, hi int) {
+		for k := lo; k < hi; k++ {
+			f.longs = append(f.longs, int64(seg.samples[k].Time))
+		}
+	})
+}
+
+func (f *fileWriter) writeStarts(segs []segment) {
+	least, greatest := int64(math.MaxInt64), int64(math.MinInt64)
+	present := 0
+	f.writeLongs(segs, func(seg *segment, lo, hi int) {
+		for k := lo; k < hi; k++ {
+			v := seg.samples[k].Start
+			if v == 0 {
+				f.defs.put(0, 1)
+				continue
+			}
+			f.defs.put(1, 1)
+			f.longs = append(f.longs, v)
+			least, greatest = min(least, v), max(greatest, v)
+			present++
+		}
+	})
+	f.column.nulls = int64(f.total - present)
+	if present > 0 {
+		f.bounds(longBytes(least), longBytes(greatest))
+	}
+}
+
+func (f *fileWriter) writeNanos(segs []segment) {
 	var codes [maxNanos + 1]int32 // by value; 0 is null
 	for i := range segs {
 		for k := range segs[i].samples {
 			codes[segs[i].samples[k].Nanos] = 1
 		}
 	}
-	codes[0] = -1
-	build := array.NewInt32Builder(memory.DefaultAllocator)
-	defer build.Release()
-	var values []int32
-	for n := int32(1); n <= maxNanos; n++ {
-		if codes[n] != 0 {
-			codes[n] = int32(len(values))
-			values = append(values, n)
+	codes[0] = nullCode
+	f.raw = f.raw[:0]
+	n := int32(0)
+	for v := range codes {
+		if v > 0 && codes[v] != 0 {
+			codes[v] = n
+			f.raw = binary.LittleEndian.AppendUint32(f.raw, uint32(v))
+			n++
 		}
 	}
-	build.AppendValues(values, nil)
-	dict := build.NewInt32Array()
-	defer dict.Release()
-	stats := func(lo, hi int32) {
-		cw.PageStatistics().(*metadata.Int32Statistics).SetMinMax(values[lo], values[hi])
+	if n > 0 {
+		f.bounds(bytes.Clone(f.raw[:4]), bytes.Clone(f.raw[len(f.raw)-4:]))
 	}
-	return f.writeCodes(cw, dict, segs, stats, func(seg, row int) int32 { return codes[segs[seg].samples[row].Nanos] }, false)
+	f.writePage(pageDictionary, int(n), encodingPlain)
+	p := f.codePages(int(n))
+	for i := range segs {
+		for k := range segs[i].samples {
+			p.put(codes[segs[i].samples[k].Nanos], 1)
+		}
+	}
 }
 
-func (f *fileWriter) writeStarts(cw file.ColumnChunkWriter, segs []segment) error {
-	w := cw.(*file.Int64ColumnChunkWriter)
-	f.longs, f.defs = f.longs[:0], f.defs[:0]
-	return f.pages(segs, func(seg, lo, hi, _ int) {
+// valuePages is how many times more rows a page of value codes has: they are
+// an eighth of the values, and zstd finds more in more of them.
+const valuePages = 4
+
+// writeValues writes value: by dictionary where values repeat much, else as
+// they are.
+//
+// It states no bounds. Parquet's leave NaN out, and SQL puts it above all
+// numbers: DuckDB prunes NaN rows by such bounds and loses them.
+func (f *fileWriter) writeValues(segs []segment) {
+	f.column.noStats = true
+	optional := f.column.leaf.maxDef > 0
+	d := &f.byValue
+	d.reset()
+	if !f.collectValues(segs) || !d.pays() {
+		f.writePlainValues(segs, optional)
+		return
+	}
+	f.raw = f.raw[:0]
+	for _, v := range d.values {
+		f.raw = binary.LittleEndian.AppendUint64(f.raw, v)
+	}
+	f.writePage(pageDictionary, len(d.values), encodingPlain)
+	wide := len(d.values) > 1<<8
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	from, to := 0, 0 // codes of the page
+	f.pages(segs, valuePages*f.opts.PageRows, func(seg *segment, lo, hi int) {
+		if !optional {
+			to += hi - lo
+			return
+		}
 		for k := lo; k < hi; k++ {
-			start := segs[seg].samples[k].Start
-			if start == 0 {
-				f.defs = append(f.defs, 0)
-				continue
-			}
-			f.defs = append(f.defs, 1)
-			f.longs = append(f.longs, start)
+			present := b2i(seg.samples[k].Histogram == nil)
+			f.defs.put(uint32(present), 1)
+			to += present
 		}
-	}, func(int) error {
-		if _, err := w.WriteBatch(f.longs, f.defs, nil); err != nil {
-			return err
-		}
-		f.longs, f.defs = f.longs[:0], f.defs[:0]
-		return flushPage(cw)
+	}, func(rows int) {
+		f.levels()
+		f.raw = appendByteCodes(f.raw, d.codes[from:to], wide)
+		f.writePage(pageData, rows, encodingRLEDict)
+		from = to
 	})
 }
 
-func (f *fileWriter) writeValues(cw file.ColumnChunkWriter, segs []segment) error {
-	w := cw.(*file.Float64ColumnChunkWriter)
-	f.floats, f.defs = f.floats[:0], f.defs[:0]
-	if !f.has.histogram {
-		return f.pages(segs, func(seg, lo, hi, _ int) {
-			for k := lo; k < hi; k++ {
-				f.floats = append(f.floats, segs[seg].samples[k].Value)
+// collectValues gives each value a code; it returns false where that does not
+// pay.
+func (f *fileWriter) collectValues(segs []segment) bool {
+	for i := range segs {
+		samples := segs[i].samples
+		for k := range samples {
+			if samples[k].Histogram == nil && !f.byValue.add(math.Float64bits(samples[k].Value)) {
+				return false
 			}
-		}, func(int) error {
-			if _, err := w.WriteBatch(f.floats, nil, nil); err != nil {
-				return err
-			}
-			f.floats = f.floats[:0]
-			return flushPage(cw)
-		})
+		}
 	}
-	return f.pages(segs, func(seg, lo, hi, _ int) {
+	return true
+}
+
+// appendByteCodes appends codes of eight bits, or sixteen if wide, as one
+// packed run.
+func appendByteCodes(out []byte, codes []uint16, wide bool) []byte {
+	width := 1 + b2i(wide)
+	out = append(out, byte(8*width))
+	if len(codes) == 0 {
+		return out
+	}
+	groups := (len(codes) + 7) / 8
+	out = binary.AppendUvarint(out, uint64(groups)<<1|1)
+	for _, c := range codes {
+		out = append(out, byte(c))
+		if wide {
+			out = append(out, byte(c>>8))
+		}
+	}
+	for range width * (8*groups - len(codes)) {
+		out = append(out, 0)
+	}
+	return out
+}
+
+func (f *fileWriter) writePlainValues(segs []segment, optional bool) {
+	f.floats = f.floats[:0]
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
 		for k := lo; k < hi; k++ {
-			p := &segs[seg].samples[k]
-			if p.Histogram != nil {
-				f.defs = append(f.defs, 0)
-				continue
+			p := &seg.samples[k]
+			if optional {
+				f.defs.put(uint32(b2i(p.Histogram == nil)), 1)
 			}
-			f.defs = append(f.defs, 1)
-			f.floats = append(f.floats, p.Value)
+			if p.Histogram == nil {
+				f.floats = append(f.floats, math.Float64bits(p.Value))
+			}
 		}
-	}, func(int) error {
-		if _, err := w.WriteBatch(f.floats, f.defs, nil); err != nil {
-			return err
+	}, func(rows int) {
+		f.levels()
+		encoding := int32(encodingPlain)
+		if f.opts.SplitValues {
+			encoding = encodingStreamSplit
+			for shift := 0; shift < 64; shift += 8 {
+				for _, v := range f.floats {
+					f.raw = append(f.raw, byte(v>>shift))
+				}
+			}
+		} else {
+			for _, v := range f.floats {
+				f.raw = binary.LittleEndian.AppendUint64(f.raw, v)
+			}
 		}
-		f.floats, f.defs = f.floats[:0], f.defs[:0]
-		return flushPage(cw)
+		f.writePage(pageData, rows, encoding)
+		f.floats = f.floats[:0]
 	})
 }
 
-func (f *fileWriter) writeHistograms(cw file.ColumnChunkWriter, segs []segment) error {
-	w := cw.(*file.ByteArrayColumnChunkWriter)
-	f.blobs, f.defs = f.blobs[:0], f.defs[:0]
-	size := 0
-	var err error
-	write := func() error {
-		if len(f.defs) == 0 {
-			return nil
+func (f *fileWriter) writeHistograms(segs []segment) {
+	f.column.noStats = true
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	var values []byte
+	rows := 0
+	write := func() {
+		if rows == 0 {
+			return
 		}
-		if _, err := w.WriteBatch(f.blobs, f.defs, nil); err != nil {
-			return err
-		}
-		f.blobs, f.defs, size = f.blobs[:0], f.defs[:0], 0
-		return flushPage(cw)
+		f.levels()
+		f.raw = append(f.raw, values...)
+		f.writePage(pageData, rows, encodingPlain)
+		values, rows = values[:0], 0
 	}
-	return f.pages(segs, func(seg, lo, hi, _ int) {
-		for k := lo; k < hi && err == nil; k++ {
-			h := segs[seg].samples[k].Histogram
+	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
+		for k := lo; k < hi; k++ {
+			rows++
+			h := seg.samples[k].Histogram
 			if h == nil {
-				f.defs = append(f.defs, 0)
+				f.defs.put(0, 1)
 				continue
 			}
-			f.defs = append(f.defs, 1)
-			f.blobs = append(f.blobs, h)
-			if size += len(h); size >= maxPageBytes {
-				err = write()
+			f.defs.put(1, 1)
+			values = append(binary.LittleEndian.AppendUint32(values, uint32(len(h))), h...)
+			if len(values) >= maxPageBytes {
+				write()
 			}
 		}
-	}, func(int) error {
-		if err == nil {
-			err = write()
-		}
-		return err
-	})
+	}, func(int) { write() })
 }
 
 // Levels of the overflow map: the map itself is optional, its entries
@@ -331,34 +400,56 @@ const (
 	overflowValueDef = 3 // with a value
 )
 
-func (f *fileWriter) writeOverflow(cw file.ColumnChunkWriter, segs []segment, keys bool) error {
-	w := cw.(*file.ByteArrayColumnChunkWriter)
-	f.blobs, f.defs, f.reps = f.blobs[:0], f.defs[:0], f.reps[:0]
-	return f.pages(segs, func(seg, lo, hi, _ int) {
-		entries := segs[seg].overflow
+func (f *fileWriter) writeOverflow(segs []segment, keys bool) {
+	f.column.noStats = true
+	d := &f.texts
+	d.reset()
+	var codes []int32 // of the entries of all segments
+	for i := range segs {
+		for _, l := range segs[i].overflow {
+			text := l.Value
+			if keys {
+				text = l.Name
+			}
+			code, _ := d.code(text)
+			codes = append(codes, code)
+		}
+	}
+	f.writeTextDict(d.values)
+	f.column.least, f.column.greatest = nil, nil
+	def := uint32(f.column.leaf.maxDef)
+	width := codeWidth(len(d.values))
+	f.codes.reset(width)
+	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	f.reps.reset(bitsFor(f.column.leaf.maxRep))
+	values := 0
+	last, first := -1, 0 // where the codes of the segment last seen begin
+	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
+		n := len(seg.overflow)
+		if n == 0 {
+			f.defs.put(0, hi-lo)
+			f.reps.put(0, hi-lo)
+			values += hi - lo
+			return
+		}
+		if lo == 0 {
+			first = last + 1
+			last += n
+		}
 		for range hi - lo {
-			if len(entries) == 0 {
-				f.defs, f.reps = append(f.defs, 0), append(f.reps, 0)
-				continue
-			}
-			for i, l := range entries {
-				rep := int16(0)
-				if i > 0 {
-					rep = 1
-				}
-				f.reps = append(f.reps, rep)
-				if keys {
-					f.defs, f.blobs = append(f.defs, overflowEntryDef), append(f.blobs, parquet.ByteArray(l.Name))
-				} else {
-					f.defs, f.blobs = append(f.defs, overflowValueDef), append(f.blobs, parquet.ByteArray(l.Value))
-				}
+			for i, c := range codes[first : first+n] {
+				f.reps.put(uint32(min(i, 1)), 1)
+				f.defs.put(def, 1)
+				f.codes.put(uint32(c), 1)
 			}
 		}
-	}, func(int) error {
-		if _, err := w.WriteBatch(f.blobs, f.defs, f.reps); err != nil {
-			return err
-		}
-		f.blobs, f.defs, f.reps = f.blobs[:0], f.defs[:0], f.reps[:0]
-		return flushPage(cw)
+		values += n * (hi - lo)
+	}, func(int) {
+		f.levels()
+		f.raw = append(f.raw, byte(width))
+		f.raw = append(f.raw, f.codes.finish()...)
+		f.writePage(pageData, values, encodingRLEDict)
+		f.codes.reset(width)
+		values = 0
 	})
 }

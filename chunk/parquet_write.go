@@ -3,16 +3,18 @@ package chunk
 import (
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"math"
+	"strings"
+	"sync"
 
-	"github.com/apache/arrow-go/v18/arrow/bitutil"
-	"github.com/apache/arrow-go/v18/parquet"
-	"github.com/apache/arrow-go/v18/parquet/compress"
-	"github.com/apache/arrow-go/v18/parquet/file"
-	"github.com/apache/arrow-go/v18/parquet/schema"
 	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
 )
+
+// The writer lays pages and footer down itself. A general Parquet writer
+// hashes every row of a dictionary column; here rows come as runs of series,
+// so that a label costs by its runs, and integers and values are encoded from
+// where they lie. What it writes is a small part of the format, which every
+// reader of Parquet knows.
 
 // Paths of the leaf columns that the fixed schema names.
 const (
@@ -21,235 +23,404 @@ const (
 )
 
 const (
-	// maxStatBytes bounds a column's min and max in footer and page index; a
-	// longer value leaves the column without bounds.
+	// maxStatBytes bounds a column's min and max in the footer; a longer
+	// value leaves the column without bounds.
 	maxStatBytes = 256
 	// maxPageBytes ends a page of histograms early.
 	maxPageBytes = 1 << 20
 )
 
-// parquetSchema is the file's schema: the columns in the order that the
-// package comment states.
-func parquetSchema(has fileColumns, labelColumns []*labelColumn) *schema.GroupNode {
-	var nodes schema.FieldList
-	text := schema.StringLogicalType{}
-	add := func(n schema.Node, err error) {
-		if err != nil {
-			panic(err) // only for a type that its logical type does not fit
-		}
-		nodes = append(nodes, n)
-	}
-	leaf := func(name string, rep parquet.Repetition, t parquet.Type) {
-		add(schema.NewPrimitiveNode(name, rep, t, -1, -1))
-	}
-	add(schema.NewPrimitiveNodeLogical(ColumnMetricName, parquet.Repetitions.Required, text, parquet.Types.ByteArray, -1, -1))
-	leaf(ColumnSeriesID, parquet.Repetitions.Required, parquet.Types.Int64)
-	for _, c := range labelColumns {
-		add(schema.NewPrimitiveNodeLogical(c.column, parquet.Repetitions.Optional, text, parquet.Types.ByteArray, -1, -1))
-	}
-	if has.overflow {
-		key, err := schema.NewPrimitiveNodeLogical("key", parquet.Repetitions.Required, text, parquet.Types.ByteArray, -1, -1)
-		if err != nil {
-			panic(err)
-		}
-		value, err := schema.NewPrimitiveNodeLogical("value", parquet.Repetitions.Optional, text, parquet.Types.ByteArray, -1, -1)
-		if err != nil {
-			panic(err)
-		}
-		add(schema.MapOf(ColumnOverflow, key, value, parquet.Repetitions.Optional, -1))
-	}
-	add(schema.NewPrimitiveNodeLogical(ColumnTimestamp, parquet.Repetitions.Required,
-		schema.NewTimestampLogicalTypeForce(true, schema.TimeUnitMicros), parquet.Types.Int64, -1, -1))
-	if has.nanos {
-		leaf(ColumnNanos, parquet.Repetitions.Optional, parquet.Types.Int32)
-	}
-	if has.start {
-		leaf(ColumnStart, parquet.Repetitions.Optional, parquet.Types.Int64)
-	}
-	value := parquet.Repetitions.Required
-	if has.histogram {
-		value = parquet.Repetitions.Optional
-	}
-	leaf(ColumnValue, value, parquet.Types.Double)
-	if has.histogram {
-		leaf(ColumnHistogram, parquet.Repetitions.Optional, parquet.Types.ByteArray)
-	}
-	root, err := schema.NewGroupNode("schema", parquet.Repetitions.Required, nodes, -1)
-	if err != nil {
-		panic(err)
-	}
-	return root
+// Numbers of parquet.thrift.
+const (
+	typeInt32     = 1
+	typeInt64     = 2
+	typeDouble    = 5
+	typeByteArray = 6
+
+	required = 0
+	optional = 1
+	repeated = 2
+
+	convertedNone   = -1
+	convertedText   = 0
+	convertedMap    = 1
+	convertedMicros = 10
+
+	codecZstd     = 6
+	parquetFormat = 2 // version, in the footer
+)
+
+// leafColumn is one leaf column of the file.
+type leafColumn struct {
+	path           []string
+	kind           int32
+	maxDef, maxRep int16
 }
 
-// sink collects the file.
-type sink struct{ data []byte }
-
-func (s *sink) Write(p []byte) (int, error) {
-	s.data = append(s.data, p...)
-	return len(p), nil
-}
-
-// fileWriter drives arrow-go's column writers. It places page boundaries
-// itself, hands over dictionary codes where arrow-go would hash each row, and
-// supplies the statistics that arrow-go leaves out for such columns.
+// fileWriter writes one file, column by column, row group by row group.
 type fileWriter struct {
-	opts   Options
-	has    fileColumns
-	labels []*labelColumn
-	delta  bool // series_id is delta-coded
-	sink   *sink
-	w      *file.Writer
+	opts    Options
+	has     fileColumns
+	labels  []*labelColumn
+	columns []leafColumn
+	delta   bool // series_id is delta-coded
+	zstd    *zstd.Encoder
 
-	defs   []int16 // scratch, a page
-	reps   []int16
-	codes  []int32
-	valid  []byte
-	longs  []int64
-	floats []float64
-	blobs  []parquet.ByteArray
+	data   []byte       // the file so far
+	groups thriftWriter // RowGroup structs so far
+	count  int          // of row groups
+	rows   int64
+	sums   []byte
+
+	// The row group that is written: where the rows of each segment begin,
+	// and one more at the end.
+	starts []int32
+	total  int // rows
+	column columnProgress
+
+	// Scratch, used again.
+	header  thriftWriter
+	packed  []byte // a compressed page
+	raw     []byte // a page before that
+	reps    hybridWriter
+	defs    hybridWriter
+	codes   hybridWriter
+	longs   []int64
+	floats  []uint64
+	byValue valueDictionary
+	texts   dictionary
+}
+
+// columnProgress is what the footer will say about the column chunk.
+type columnProgress struct {
+	leaf       *leafColumn
+	next       int // place of the next column
+	start      int // offset of the first page
+	dict, data int // offsets of the first pages of each kind; dict 0: none
+	raw        int64
+	values     int64
+	nulls      int64
+	encoding   int32
+	least      []byte // nil: no bounds
+	greatest   []byte
+	noStats    bool
+}
+
+// compressors are shared: each keeps tables of a few megabytes.
+var compressors sync.Map // zstd.EncoderLevel → *zstd.Encoder
+
+func compressor(level int) *zstd.Encoder {
+	l := zstd.EncoderLevelFromZstd(level)
+	if e, ok := compressors.Load(l); ok {
+		return e.(*zstd.Encoder)
+	}
+	// Frames carry zstd's own checksum, which every reader looks at. A page
+	// of nothing is a frame too, or some readers would not take it.
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderCRC(true), zstd.WithZeroFrames(true))
+	if err != nil {
+		panic(err) // the options are sound
+	}
+	got, _ := compressors.LoadOrStore(l, e)
+	return got.(*zstd.Encoder)
 }
 
 func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) *fileWriter {
-	value := parquet.Encodings.Plain
-	if opts.SplitValues {
-		value = parquet.Encodings.ByteStreamSplit
+	f := &fileWriter{opts: opts, has: has, labels: labelColumns, delta: deltaIDs, zstd: compressor(opts.Level)}
+	f.data = append(f.data, parquetMagic...)
+	leaf := func(path string, kind int32, maxDef, maxRep int16) {
+		f.columns = append(f.columns, leafColumn{strings.Split(path, "."), kind, maxDef, maxRep})
 	}
-	props := []parquet.WriterProperty{
-		parquet.WithCreatedBy(createdBy),
-		parquet.WithVersion(parquet.V2_LATEST),
-		// Version 1 pages are compressed as a whole, so that zstd's own
-		// checksum covers all of their payload, in every reader.
-		parquet.WithDataPageVersion(parquet.DataPageV1),
-		// Pages end where this file ends them, dictionaries never give up:
-		// the library must not flush by itself, since it panics when asked
-		// to flush what it has flushed.
-		parquet.WithDataPageSize(math.MaxInt64),
-		parquet.WithBatchSize(math.MaxInt32),
-		parquet.WithDictionaryPageSizeLimit(math.MaxInt64),
-		parquet.WithCompression(compress.Codecs.Zstd),
-		parquet.WithCompressionLevel(opts.Level),
-		parquet.WithMaxStatsSize(maxStatBytes),
-		parquet.WithPageIndexEnabled(true),
-		parquet.WithDictionaryFor(ColumnTimestamp, false),
-		parquet.WithEncodingFor(ColumnTimestamp, parquet.Encodings.DeltaBinaryPacked),
-		parquet.WithDictionaryFor(ColumnStart, false),
-		parquet.WithEncodingFor(ColumnStart, parquet.Encodings.Plain),
-		parquet.WithDictionaryFor(ColumnValue, false),
-		parquet.WithEncodingFor(ColumnValue, value),
-		// Parquet's bounds leave NaN out, SQL puts it above all numbers:
-		// DuckDB prunes NaN rows by such bounds and loses them.
-		parquet.WithStatsFor(ColumnValue, false),
-		parquet.WithPageIndexEnabledFor(ColumnValue, false),
-		parquet.WithDictionaryFor(ColumnHistogram, false),
-		parquet.WithStatsFor(ColumnHistogram, false),
-		parquet.WithPageIndexEnabledFor(ColumnHistogram, false),
+	leaf(ColumnMetricName, typeByteArray, 0, 0)
+	leaf(ColumnSeriesID, typeInt64, 0, 0)
+	for _, c := range labelColumns { // a name may hold a dot
+		f.columns = append(f.columns, leafColumn{[]string{c.column}, typeByteArray, 1, 0})
 	}
-	if deltaIDs {
-		props = append(props,
-			parquet.WithDictionaryFor(ColumnSeriesID, false),
-			parquet.WithEncodingFor(ColumnSeriesID, parquet.Encodings.DeltaBinaryPacked))
+	if has.overflow {
+		leaf(overflowKeyPath, typeByteArray, overflowEntryDef, 1)
+		leaf(overflowValuePath, typeByteArray, overflowValueDef, 1)
 	}
-	out := &sink{}
-	return &fileWriter{
-		opts: opts, has: has, labels: labelColumns, delta: deltaIDs, sink: out,
-		w: file.NewParquetWriter(out, parquetSchema(has, labelColumns),
-			file.WithWriterProps(parquet.NewWriterProperties(props...))),
-		valid: make([]byte, bitutil.BytesForBits(int64(opts.PageRows))),
+	leaf(ColumnTimestamp, typeInt64, 0, 0)
+	if has.nanos {
+		leaf(ColumnNanos, typeInt32, 1, 0)
+	}
+	if has.start {
+		leaf(ColumnStart, typeInt64, 1, 0)
+	}
+	leaf(ColumnValue, typeDouble, int16(b2i(has.histogram)), 0)
+	if has.histogram {
+		leaf(ColumnHistogram, typeByteArray, 1, 0)
+	}
+	return f
+}
+
+// schema appends the file's schema to the footer: a list of elements, each
+// group before its members.
+func (f *fileWriter) schema(t *thriftWriter) {
+	elements := 1 + len(f.columns)
+	if f.has.overflow {
+		elements += 2 // the map and its entries
+	}
+	t.list(2, thriftStruct, elements)
+	group := func(name string, repetition int32, children int, converted int32) {
+		t.open()
+		if repetition >= 0 {
+			t.int32(3, repetition)
+		}
+		t.text(4, name)
+		t.int32(5, int32(children))
+		if converted == convertedMap {
+			t.int32(6, converted)
+			t.begin(10)
+			t.begin(2) // MAP
+			t.end()
+			t.end()
+		}
+		t.end()
+	}
+	leaf := func(c *leafColumn, repetition, converted int32) {
+		t.open()
+		t.int32(1, c.kind)
+		t.int32(3, repetition)
+		t.text(4, c.path[len(c.path)-1])
+		if converted != convertedNone {
+			t.int32(6, converted)
+			t.begin(10)
+			if converted == convertedText {
+				t.begin(1) // STRING
+				t.end()
+			} else {
+				t.begin(8) // TIMESTAMP, UTC, in microseconds
+				t.field(1, thriftTrue)
+				t.begin(2)
+				t.begin(2)
+				t.end()
+				t.end()
+				t.end()
+			}
+			t.end()
+		}
+		t.end()
+	}
+	top := len(f.columns)
+	if f.has.overflow {
+		top-- // two leaves in one map
+	}
+	group("schema", -1, top, convertedNone)
+	for i := range f.columns {
+		c := &f.columns[i]
+		repetition, converted := int32(required), int32(convertedNone)
+		if c.maxDef > 0 {
+			repetition = optional
+		}
+		if c.kind == typeByteArray {
+			converted = convertedText
+		}
+		name := c.path[len(c.path)-1]
+		switch {
+		case len(c.path) == 3 && name == "key":
+			group(ColumnOverflow, optional, 1, convertedMap)
+			group(c.path[1], repeated, 2, convertedNone)
+			repetition = required
+		case f.isLabel(i) || len(c.path) == 3:
+		case name == ColumnTimestamp:
+			converted = convertedMicros
+		case name == ColumnHistogram:
+			converted = convertedNone
+		}
+		leaf(c, repetition, converted)
 	}
 }
 
-// writeRowGroup writes segments as one row group, column by column.
-func (f *fileWriter) writeRowGroup(segs []segment, rows int) (err error) {
-	rg := f.w.AppendRowGroup()
-	next := func() file.ColumnChunkWriter {
-		if err != nil {
-			return nil
-		}
-		var cw file.ColumnChunkWriter
-		if cw, err = rg.NextColumn(); err != nil {
-			return nil
-		}
-		return cw
+// isLabel reports whether a column is that of a label: those follow name and
+// series_id.
+func (f *fileWriter) isLabel(i int) bool { return i >= 2 && i < 2+len(f.labels) }
+
+// writeRowGroup writes segments as one row group.
+func (f *fileWriter) writeRowGroup(segs []segment, rows int) {
+	f.starts, f.total = append(f.starts[:0], 0), rows
+	at := int32(0)
+	for i := range segs {
+		at += int32(len(segs[i].samples))
+		f.starts = append(f.starts, at)
 	}
-	column := func(name string, write func(file.ColumnChunkWriter) error) {
-		cw := next()
-		if err != nil {
-			return
-		}
-		if err = write(cw); err == nil {
-			err = cw.Close()
-		}
-		if err != nil {
-			err = fmt.Errorf("column %s: %w", name, err)
-		}
+	t := &f.groups
+	t.open()
+	t.list(1, thriftStruct, len(f.columns))
+	start := len(f.data)
+	f.column.next = 0
+	var raw int64
+	column := func(write func()) {
+		f.begin()
+		write()
+		f.end()
+		raw += f.column.raw
 	}
-	column(ColumnMetricName, func(cw file.ColumnChunkWriter) error { return f.writeNames(cw, segs) })
-	column(ColumnSeriesID, func(cw file.ColumnChunkWriter) error { return f.writeIDs(cw, segs) })
+	column(func() { f.writeNames(segs) })
+	column(func() { f.writeIDs(segs) })
 	for _, c := range f.labels {
-		column(c.column, func(cw file.ColumnChunkWriter) error { return f.writeTexts(cw, segs, c.values, c.codes) })
+		column(func() { f.writeLabel(c) })
 	}
 	if f.has.overflow {
-		column(overflowKeyPath, func(cw file.ColumnChunkWriter) error { return f.writeOverflow(cw, segs, true) })
-		column(overflowValuePath, func(cw file.ColumnChunkWriter) error { return f.writeOverflow(cw, segs, false) })
+		column(func() { f.writeOverflow(segs, true) })
+		column(func() { f.writeOverflow(segs, false) })
 	}
-	column(ColumnTimestamp, func(cw file.ColumnChunkWriter) error { return f.writeTimes(cw, segs) })
+	column(func() { f.writeTimes(segs) })
 	if f.has.nanos {
-		column(ColumnNanos, func(cw file.ColumnChunkWriter) error { return f.writeNanos(cw, segs) })
+		column(func() { f.writeNanos(segs) })
 	}
 	if f.has.start {
-		column(ColumnStart, func(cw file.ColumnChunkWriter) error { return f.writeStarts(cw, segs) })
+		column(func() { f.writeStarts(segs) })
 	}
-	column(ColumnValue, func(cw file.ColumnChunkWriter) error { return f.writeValues(cw, segs) })
+	column(func() { f.writeValues(segs) })
 	if f.has.histogram {
-		column(ColumnHistogram, func(cw file.ColumnChunkWriter) error { return f.writeHistograms(cw, segs) })
+		column(func() { f.writeHistograms(segs) })
 	}
-	if err != nil {
-		return err
-	}
-	n, err := rg.NumRows()
-	if err != nil {
-		return err
-	}
-	if n != rows {
-		return fmt.Errorf("columns hold %d rows, not %d", n, rows)
-	}
-	return rg.Close()
+	t.int64(2, raw)
+	t.int64(3, int64(rows))
+	t.int64(5, int64(start))
+	t.int64(6, int64(len(f.data)-start))
+	t.int16(7, int16(f.count))
+	t.end()
+	f.count++
+	f.rows += int64(rows)
 }
 
-// finish writes sums, footer and seal, and returns the whole file.
-func (f *fileWriter) finish(in info) ([]byte, error) {
-	md, err := f.w.FileMetadata()
-	if err != nil {
-		return nil, err
-	}
-	in.Format = formatVersion
-	for i := range md.NumRowGroups() {
-		rg := md.RowGroup(i)
-		for j := range rg.NumColumns() {
-			c, err := rg.ColumnChunk(j)
-			if err != nil {
-				return nil, err
-			}
-			start := c.DataPageOffset()
-			if c.HasDictionaryPage() {
-				start = c.DictionaryPageOffset()
-			}
-			in.Sums = binary.LittleEndian.AppendUint64(in.Sums, xxhash.Sum64(f.sink.data[start:start+c.TotalCompressedSize()]))
+func (f *fileWriter) begin() {
+	f.column = columnProgress{leaf: &f.columns[f.column.next], next: f.column.next + 1, start: len(f.data)}
+}
+
+// writePage compresses f.raw and appends it as a page of n values.
+func (f *fileWriter) writePage(kind int32, n int, encoding int32) {
+	c := &f.column
+	at := len(f.data)
+	f.packed = f.zstd.EncodeAll(f.raw, f.packed[:0])
+	t := &f.header
+	t.buf, t.last, t.outer = t.buf[:0], 0, t.outer[:0]
+	t.int32(1, kind)
+	t.int32(2, int32(len(f.raw)))
+	t.int32(3, int32(len(f.packed)))
+	if kind == pageDictionary {
+		t.begin(7)
+		t.int32(1, int32(n))
+		t.int32(2, encoding)
+		t.end()
+		c.dict = at
+	} else {
+		t.begin(5)
+		t.int32(1, int32(n))
+		t.int32(2, encoding)
+		t.int32(3, encodingRLE) // of definition levels
+		t.int32(4, encodingRLE) // of repetition levels
+		t.end()
+		if c.data == 0 {
+			c.data = at
 		}
+		c.values += int64(n)
+		c.encoding = encoding
 	}
+	t.buf = append(t.buf, 0)
+	f.data = append(f.data, t.buf...)
+	f.data = append(f.data, f.packed...)
+	c.raw += int64(len(t.buf) + len(f.raw))
+}
+
+// levels begins a data page in f.raw with its levels, as far as the column
+// has any, and makes room for those of the next.
+func (f *fileWriter) levels() {
+	f.raw = f.raw[:0]
+	put := func(h *hybridWriter, most int16) {
+		if most == 0 {
+			return
+		}
+		b := h.finish()
+		f.raw = append(binary.LittleEndian.AppendUint32(f.raw, uint32(len(b))), b...)
+		h.reset(bitsFor(most))
+	}
+	put(&f.reps, f.column.leaf.maxRep)
+	put(&f.defs, f.column.leaf.maxDef)
+}
+
+// bounds sets the column's least and greatest value, unless one is too long.
+func (f *fileWriter) bounds(least, greatest []byte) {
+	if len(least) <= maxStatBytes && len(greatest) <= maxStatBytes {
+		f.column.least, f.column.greatest = least, greatest
+	}
+}
+
+func longBytes(v int64) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(v)) }
+
+// end describes the column chunk in the footer.
+func (f *fileWriter) end() {
+	c := &f.column
+	size := int64(len(f.data) - c.start)
+	f.sums = binary.LittleEndian.AppendUint64(f.sums, xxhash.Sum64(f.data[c.start:]))
+	t := &f.groups
+	t.open()
+	t.int64(2, int64(c.start))
+	t.begin(3)
+	t.int32(1, c.leaf.kind)
+	encodings := []int32{c.encoding, encodingRLE}
+	if c.dict > 0 {
+		encodings = append(encodings, encodingPlain)
+	}
+	t.list(2, thriftI32, len(encodings))
+	for _, e := range encodings {
+		t.buf = binary.AppendVarint(t.buf, int64(e))
+	}
+	t.list(3, thriftBinary, len(c.leaf.path))
+	for _, name := range c.leaf.path {
+		t.element(name)
+	}
+	t.int32(4, codecZstd)
+	t.int64(5, c.values)
+	t.int64(6, c.raw)
+	t.int64(7, size)
+	t.int64(9, int64(c.data))
+	if c.dict > 0 {
+		t.int64(11, int64(c.dict))
+	}
+	if !c.noStats {
+		t.begin(12)
+		t.int64(3, c.nulls)
+		if c.least != nil {
+			t.binary(5, c.greatest)
+			t.binary(6, c.least)
+		}
+		t.end()
+	}
+	t.end()
+	t.end()
+}
+
+// finish writes footer and seal, and returns the whole file.
+func (f *fileWriter) finish(in info) ([]byte, error) {
+	in.Format, in.Sums = formatVersion, f.sums
 	text, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.w.AppendKeyValueMetadata(infoKey, string(text)); err != nil {
-		return nil, err
+	t := &thriftWriter{}
+	t.int32(1, parquetFormat)
+	f.schema(t)
+	t.int64(3, f.rows)
+	t.list(4, thriftStruct, f.count)
+	t.buf = append(t.buf, f.groups.buf...)
+	t.list(5, thriftStruct, 1)
+	t.open()
+	t.text(1, infoKey)
+	t.text(2, string(text))
+	t.end()
+	t.text(6, createdBy)
+	t.list(7, thriftStruct, len(f.columns))
+	for range f.columns {
+		t.open()
+		t.begin(1) // bounds are in the order of the type
+		t.end()
+		t.end()
 	}
-	// Close drops the error of what this does.
-	if err := f.w.FlushWithFooter(); err != nil {
-		return nil, err
-	}
-	if err := f.w.Close(); err != nil {
-		return nil, err
-	}
-	return sealFile(f.sink.data)
+	t.buf = append(t.buf, 0)
+	f.data = append(f.data, t.buf...)
+	f.data = binary.LittleEndian.AppendUint32(f.data, uint32(len(t.buf)))
+	f.data = append(f.data, parquetMagic...)
+	return sealFile(f.data)
 }
