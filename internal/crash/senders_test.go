@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -384,14 +385,23 @@ func sendFlight(ctx context.Context, c *clients, b *batch) (err error) {
 	// Where the server has ended the stream, Recv says why.
 	writeErr := errors.Join(w.Write(record), w.Close(), stream.CloseSend())
 	for {
-		_, err := stream.Recv()
+		result, err := stream.Recv()
 		switch {
-		case errors.Is(err, io.EOF) && writeErr != nil:
-			return writeErr
 		case errors.Is(err, io.EOF):
-			return nil // the stream ended well: all of it is durable
+			return errors.Join(errUnacknowledged, writeErr)
 		case err != nil:
 			return fromGRPC(err)
 		}
+		// This is the promise, whatever becomes of the stream.
+		var done struct{ Rows int }
+		if err := json.Unmarshal(result.AppMetadata, &done); err != nil {
+			return err
+		}
+		if done.Rows == len(b.samples) {
+			return nil
+		}
 	}
 }
+
+// errUnacknowledged: a stream ended well and promised nothing.
+var errUnacknowledged = errors.New("the stream ended without a result")

@@ -33,7 +33,7 @@ var rules = []rule{
 // packages of lower layers, which DESIGN.md's table shows. Those that are only
 // planned stand here too, so that the first of their files has its place.
 var layers = [][]string{
-	{"storage", "series", "internal/crashpoint", "internal/s3server", "internal/glob", "internal/remotewrite", "checkpoint/internal/parquetcol"},
+	{"storage", "series", "internal/crashpoint", "internal/s3server", "internal/glob", "internal/remotewrite", "internal/interop/process", "checkpoint/internal/parquetcol"},
 	{
 		"storage/local", "storage/mem", "storage/s3",
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
-	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/write", "internal/golden", "internal/lint"},
+	{"internal/sim", "internal/crash", "internal/interop/prometheus", "internal/interop/write", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/write", "internal/golden", "internal/lint"},
 }
 
 // testSupport are packages that tests of every layer may import.

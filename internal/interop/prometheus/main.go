@@ -5,23 +5,19 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"cardinalsin/internal/interop/process"
 )
 
 func main() {
@@ -53,28 +49,12 @@ func run(ctx context.Context, cardinal, prometheus string, duration time.Duratio
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	ours := exec.Command(cardinal, "server", "--store", "file://"+filepath.Join(dir, "store"), "--wal-dir", filepath.Join(dir, "wal"), "--http", "127.0.0.1:0", "--log-level", "warn")
-	ours.Stderr = os.Stderr
-	out, err := ours.StdoutPipe()
+	ours, ourAddr, _, err := process.Cardinal(cardinal, "--store", "file://"+filepath.Join(dir, "store"), "--wal-dir", filepath.Join(dir, "wal"))
 	if err != nil {
 		return err
 	}
-	if err := ours.Start(); err != nil {
-		return err
-	}
-	defer stop(ours)
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("wait for the server: %w", err)
-	}
-	ourAddr := ""
-	for _, f := range strings.Fields(line) {
-		if a, ok := strings.CutPrefix(f, "http="); ok {
-			ourAddr = a
-		}
-	}
-
-	promAddr, err := freeAddress()
+	defer func() { err = errors.Join(err, ours.Stop()) }()
+	promAddr, err := process.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -82,12 +62,11 @@ func run(ctx context.Context, cardinal, prometheus string, duration time.Duratio
 	if err := os.WriteFile(conf, fmt.Appendf(nil, config, promAddr, ourAddr), 0o600); err != nil {
 		return err
 	}
-	theirs := exec.Command(prometheus, "--config.file", conf, "--storage.tsdb.path", filepath.Join(dir, "tsdb"), "--web.listen-address", promAddr, "--log.level", "error")
-	theirs.Stderr = os.Stderr
-	if err := theirs.Start(); err != nil {
+	theirs, err := process.Start(prometheus, "--config.file", conf, "--storage.tsdb.path", filepath.Join(dir, "tsdb"), "--web.listen-address", promAddr, "--log.level", "error")
+	if err != nil {
 		return err
 	}
-	defer stop(theirs)
+	defer func() { err = errors.Join(err, theirs.Stop()) }()
 	fmt.Printf("prometheus at %s sends to cardinal at %s for %v\n", promAddr, ourAddr, duration)
 	time.Sleep(duration)
 
@@ -132,7 +111,7 @@ func run(ctx context.Context, cardinal, prometheus string, duration time.Duratio
 // would coincide.
 func count(ctx context.Context, addr string, at time.Time) (map[string]int, error) {
 	var names struct{ Data []string }
-	if err := get(ctx, addr, "/api/v1/label/__name__/values", nil, &names); err != nil {
+	if err := process.GetJSON(ctx, "http://"+addr+"/api/v1/label/__name__/values", &names); err != nil {
 		return nil, err
 	}
 	counts := map[string]int{}
@@ -146,7 +125,7 @@ func count(ctx context.Context, addr string, at time.Time) (map[string]int, erro
 				Result []struct{ Value [2]any }
 			}
 		}
-		if err := get(ctx, addr, "/api/v1/query", q, &answer); err != nil {
+		if err := process.GetJSON(ctx, "http://"+addr+"/api/v1/query?"+q.Encode(), &answer); err != nil {
 			return nil, err
 		}
 		if len(answer.Data.Result) == 0 {
@@ -163,23 +142,6 @@ func count(ctx context.Context, addr string, at time.Time) (map[string]int, erro
 		counts[name] = n
 	}
 	return counts, nil
-}
-
-// get decodes the answer to one request.
-func get(ctx context.Context, addr, path string, q url.Values, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path+"?"+q.Encode(), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
 }
 
 func equal(a, b map[string]int) bool {
@@ -199,23 +161,4 @@ func total(m map[string]int) (n int) {
 		n += v
 	}
 	return n
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// stop ends a program that we started and waits for it.
-func stop(cmd *exec.Cmd) {
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		fmt.Fprintln(os.Stderr, "interop-prometheus: stop:", err)
-		return
-	}
-	if err := cmd.Wait(); err != nil {
-		fmt.Fprintln(os.Stderr, "interop-prometheus: stop:", err)
-	}
 }
