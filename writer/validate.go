@@ -3,6 +3,7 @@ package writer
 import (
 	"fmt"
 	"math"
+	"sync"
 
 	"cardinalsin/series"
 	"cardinalsin/shard"
@@ -24,6 +25,8 @@ const (
 	maxHistogramBytes = 8 << 20
 )
 
+var checkers = sync.Pool{New: func() any { return new(series.Checker) }}
+
 // validate checks a whole batch and drops labels with empty values. It is
 // pure, but for the map it is given; the batch is not changed. Errors: those
 // of series.Validate, ErrInvalidSample, ErrTooManyPartitions.
@@ -31,16 +34,18 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 	v := valid{batch: b, ids: make([]series.ID, len(b)), bytes: 8} // 8: head.rows
 	copied := false
 	minTime, maxTime := series.Timestamp(math.MaxInt64), series.Timestamp(math.MinInt64)
+	checker := checkers.Get().(*series.Checker)
+	defer checkers.Put(checker)
+	defer checker.Reset() // it must not hold the request's memory
 	for i := range b {
-		l := b[i].Labels
-		if err := series.Validate(l); err != nil {
-			return valid{}, fmt.Errorf("series %d: %.300s: %w", i, l, err)
+		l, id, err := checker.Check(b[i].Labels)
+		if err != nil {
+			return valid{}, fmt.Errorf("series %d: %.300s: %w", i, b[i].Labels, err)
 		}
-		if full := l.WithoutEmpty(); full.ByteSize() != l.ByteSize() {
+		if l.ByteSize() != b[i].Labels.ByteSize() {
 			if !copied {
 				v.batch, copied = append(series.Batch(nil), b...), true
 			}
-			l = full
 			v.batch[i].Labels = l
 		}
 		if n := l.ByteSize(); n > maxLabelBytes {
@@ -62,7 +67,7 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 				v.bytes += startedBytes
 			}
 		}
-		v.ids[i] = series.IDOf(l)
+		v.ids[i] = id
 		v.samples += len(b[i].Samples)
 		// Slices grow to at most twice what is in them, and leave the room for
 		// the first sample behind.
