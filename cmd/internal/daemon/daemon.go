@@ -23,6 +23,7 @@ import (
 
 	"cardinalsin"
 	"cardinalsin/api/flight"
+	"cardinalsin/api/influx"
 	"cardinalsin/api/prom"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/ingest"
@@ -123,6 +124,10 @@ func (d *Daemon) routes() error {
 		d.Sink = d.trace.sink(d.Sink)
 	}
 	d.Handle("POST /api/v1/write", prom.WriteHandler(d.Sink, logger))
+	lines := influx.Handler(d.Sink, influx.Options{Logger: logger})
+	for _, path := range influx.Paths() {
+		d.Handle(path, lines)
+	}
 	if d.opts.GRPC == "" {
 		return nil
 	}
