@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"cardinalsin/chunk"
+	"cardinalsin/ingest"
 	"cardinalsin/lease"
 	"cardinalsin/reader"
 	"cardinalsin/series"
@@ -99,17 +97,16 @@ func (tb *table) flush(t testing.TB) {
 	}
 }
 
-// empty reports whether nothing was ever accepted.
-func (tb *table) empty() bool {
-	_, some := tb.writer.Head().Range()
-	return !some
+// Table implements ingest.Tables: there is but one.
+func (tb *table) Table(context.Context, string, string) (ingest.Appender, func(), error) {
+	return tb.writer, func() {}, nil
 }
 
 // serve starts the API as the server mounts it.
 func (tb *table) serve(t testing.TB) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle("POST /api/v1/write", WriteHandler(tb.writer.Append, nil))
+	mux.Handle("POST /api/v1/write", WriteHandler(ingest.New(ingest.Options{Tables: tb}), nil))
 	mux.Handle("/api/v1/", Handler(Options{Reader: tb.reader, Version: "test"}))
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
@@ -198,26 +195,6 @@ func get(t testing.TB, url string) response {
 		t.Fatal(err)
 	}
 	return do(t, req)
-}
-
-// rows prints what the table holds, values as bits.
-func (tb *table) rows(t testing.TB) string {
-	t.Helper()
-	v, err := tb.reader.At(context.Background(), txlog.Latest())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
-	var out strings.Builder
-	for s, err := range v.Select(context.Background(), series.Selector{Range: series.AllTime}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range s.Samples {
-			fmt.Fprintf(&out, "%s %d %016x %x\n", s.Labels, p.Time, math.Float64bits(p.Value), p.Histogram)
-		}
-	}
-	return out.String()
 }
 
 // errorOf takes a Prometheus error response apart.

@@ -1,219 +1,270 @@
 package prom
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"sync"
+	"time"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/exp/api/remote"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/prompb"
-	"google.golang.org/protobuf/encoding/protowire"
+	"golang.org/x/sync/semaphore"
 
-	"cardinalsin/series"
-	"cardinalsin/wal"
+	"cardinalsin/ingest"
 	"cardinalsin/writer"
 )
 
-// AppendFunc makes a batch durable, whole or not at all; see
-// writer.Writer.Append.
-type AppendFunc func(context.Context, series.Batch) error
-
-// RetryAfterSeconds is what a client is told to wait when the writer is
-// overloaded: about the time of one flush.
-const RetryAfterSeconds = "10"
-
-var (
-	// errMalformed: the request is no remote-write message.
-	errMalformed = errors.New("malformed remote-write request")
-	// errHistogram: a native histogram contradicts itself.
-	errHistogram = errors.New("invalid native histogram")
+// Bounds of one request and of all that are being taken in.
+const (
+	// maxBody is upstream's bound, on the wire and decompressed.
+	maxBody = 32 << 20
+	// maxPlain bounds the decompressed bytes, and maxDecoded what they decode
+	// to, of all requests that are being decoded or wait for the disk.
+	maxPlain   = 256 << 20
+	maxDecoded = 512 << 20
+	// maxWait is how long a request waits for its share of either before it is
+	// told to come back. Whoever holds memory for decoding waits for no other,
+	// so that nobody waits in a circle.
+	maxWait = 5 * time.Second
+	// maxRatio is more than snappy can pack: its longest copy makes 64 bytes
+	// of three.
+	maxRatio = 22
 )
 
-// WriteHandler receives remote write 1.0: upstream's handler speaks the
-// protocol, and bounds and decompresses the body.
+// WriteHandler receives remote write 1.0 and 2.0: upstream's handler speaks
+// the protocol, with the headers of what was written.
 //
-// A request is acknowledged with 204 once all of its samples are durable, and
-// refused whole otherwise: 400 for what will never be accepted, with the
-// reason; 429 with Retry-After when the writer is overloaded; 503 for what may
-// pass. Exemplars and metadata are not kept yet and are ignored.
+// A request is acknowledged with 204 once all of it is durable, samples,
+// exemplars and metadata, and refused whole otherwise, with the status that
+// ingest.Classify gives. It may be in several parts of a table's pipeline when
+// the context of the request ends; then the client does not know, and sends it
+// again, which changes nothing.
 //
 // logger hears of failures; nil discards.
-func WriteHandler(appendBatch AppendFunc, logger *slog.Logger) http.Handler {
+func WriteHandler(sink ingest.Sink, logger *slog.Logger) http.Handler {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return remote.NewWriteHandler(&writeStore{appendBatch}, remote.MessageTypes{remote.WriteV1MessageType}, remote.WithWriteHandlerLogger(logger))
+	s := &writeStore{sink: sink, plain: semaphore.NewWeighted(maxPlain), decoded: semaphore.NewWeighted(maxDecoded)}
+	return remote.NewWriteHandler(s, remote.MessageTypes{remote.WriteV1MessageType, remote.WriteV2MessageType},
+		remote.WithWriteHandlerLogger(logger), remote.WithWriteHandlerMiddlewares(s.unpack))
 }
 
-type writeStore struct{ append AppendFunc }
+type writeStore struct {
+	sink           ingest.Sink
+	plain, decoded *semaphore.Weighted
+}
+
+// bodies are the buffers of bodies, compressed and not. What is decoded from
+// one is copied, but for the histograms, which are encoded anew.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// maxKept bounds a buffer that is kept for the next request.
+const maxKept = 4 << 20
+
+func recycle(b *bytes.Buffer) {
+	if b.Cap() <= maxKept {
+		b.Reset()
+		bodies.Put(b)
+	}
+}
+
+// body is a decompressed body, as upstream's handler passes it to Store.
+type body struct {
+	*bytes.Reader
+	data []byte
+}
+
+func (body) Close() error { return nil }
+
+// unpack is upstream's SnappyDecodeMiddleware with buffers that are used again
+// and with refusals that are counted. Method and media type are upstream's
+// business, and come first, so that a body is only read for those that fit.
+func (s *writeStore) unpack(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := protocolOf(r)
+		if r.Method != http.MethodPost {
+			s.sink.Refuse(p, reasonMethod, 0)
+			next.ServeHTTP(w, r)
+			return
+		}
+		if ct := r.Header.Get("Content-Type"); ct != "" {
+			if _, err := remote.ParseProtoMsg(ct); err != nil {
+				s.sink.Refuse(p, reasonMediaType, 0)
+				next.ServeHTTP(w, r)
+				return
+			}
+		}
+		if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != string(remote.SnappyBlockCompression) {
+			s.sink.Refuse(p, reasonMediaType, 0)
+			http.Error(w, fmt.Sprintf("%v encoding (compression) is not accepted by this server; only %v is acceptable", enc, remote.SnappyBlockCompression), http.StatusUnsupportedMediaType)
+			return
+		}
+		plain := bodies.Get().(*bytes.Buffer)
+		defer recycle(plain)
+		memory := share{of: s.plain}
+		defer memory.release()
+		data, err := decompress(r, plain, &memory)
+		if err != nil {
+			reason, code := ingest.Classify(err)
+			s.sink.Refuse(p, reason, 0)
+			retryLater(w.Header(), code)
+			http.Error(w, err.Error(), code)
+			return
+		}
+		r.Body = body{bytes.NewReader(data), data}
+		r.Header.Del("Content-Encoding")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Reasons of refusals that need no error.
+const (
+	reasonMethod    ingest.Reason = "method"
+	reasonMediaType ingest.Reason = "media_type"
+)
+
+func protocolOf(r *http.Request) ingest.Protocol {
+	if t, err := remote.ParseProtoMsg(r.Header.Get("Content-Type")); err == nil && t == remote.WriteV2MessageType {
+		return ingest.RemoteWrite2
+	}
+	return ingest.RemoteWrite1
+}
+
+// decompress reads the body into plain, and takes memory for it.
+func decompress(r *http.Request, plain *bytes.Buffer, memory *share) ([]byte, error) {
+	packed := bodies.Get().(*bytes.Buffer)
+	defer recycle(packed)
+	if r.ContentLength > 0 && r.ContentLength <= maxKept {
+		packed.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	n, err := packed.ReadFrom(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: read body: %w", ingest.ErrMalformed, err)
+	case n > maxBody:
+		return nil, fmt.Errorf("%w: a body of more than %d bytes", ingest.ErrTooLarge, maxBody)
+	}
+	size, err := snappy.DecodedLen(packed.Bytes())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
+	case size > maxBody:
+		return nil, fmt.Errorf("%w: %d bytes decompressed, at most %d", ingest.ErrTooLarge, size, maxBody)
+	case int64(size) > maxRatio*n:
+		return nil, fmt.Errorf("%w: %d bytes cannot hold %d", ingest.ErrMalformed, n, size)
+	}
+	if err := memory.take(r.Context(), int64(size)); err != nil {
+		return nil, err
+	}
+	plain.Grow(size)
+	data, err := snappy.Decode(plain.AvailableBuffer()[:size], packed.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
+	}
+	return data, nil
+}
+
+// share is what one request has of a memory that all share; nil has no bound.
+type share struct {
+	of    *semaphore.Weighted
+	taken int64
+}
+
+// take waits for n bytes. Errors: writer.ErrOverloaded, that of ctx.
+func (m *share) take(ctx context.Context, n int64) error {
+	if m == nil {
+		return nil
+	}
+	if !m.of.TryAcquire(n) {
+		wait, cancel := context.WithTimeout(ctx, maxWait)
+		defer cancel()
+		if err := m.of.Acquire(wait, n); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			return errNoMemory
+		}
+	}
+	m.taken += n
+	return nil
+}
+
+// tryTake takes n bytes now or never.
+func (m *share) tryTake(n int64) error {
+	if m == nil {
+		return nil
+	}
+	if !m.of.TryAcquire(n) {
+		return errNoMemory
+	}
+	m.taken += n
+	return nil
+}
+
+func (m *share) release() {
+	m.of.Release(m.taken)
+	m.taken = 0
+}
+
+var errNoMemory = fmt.Errorf("%w: too many requests at a time", writer.ErrOverloaded)
 
 // Store implements the storage of upstream's handler; the body of r is
 // decompressed already.
-func (s *writeStore) Store(r *http.Request, _ remote.WriteMessageType) (*remote.WriteResponse, error) {
+func (s *writeStore) Store(r *http.Request, t remote.WriteMessageType) (*remote.WriteResponse, error) {
 	resp := remote.NewWriteResponse()
-	body, err := io.ReadAll(r.Body)
+	err := s.store(r, t, resp)
 	if err != nil {
-		resp.SetStatusCode(http.StatusBadRequest)
-		return resp, fmt.Errorf("read request: %w", err)
-	}
-	batch, err := decodeV1(body)
-	if err == nil && len(batch) > 0 {
-		err = s.append(r.Context(), batch)
-	}
-	if err != nil {
-		code := writeStatus(err)
+		_, code := ingest.Classify(err)
 		resp.SetStatusCode(code)
 		if code == http.StatusTooManyRequests {
-			resp.SetExtraHeader("Retry-After", RetryAfterSeconds)
+			resp.SetExtraHeader(retryAfter, retryAfterSeconds)
 		}
-		return resp, err
 	}
-	resp.SetStatusCode(http.StatusNoContent)
-	return resp, nil
+	return resp, err
 }
 
-// permanent are the errors that no retry will cure.
-var permanent = []error{
-	errMalformed, errHistogram,
-	series.ErrNoMetricName, series.ErrDuplicateLabel, series.ErrUnsortedLabels, series.ErrInvalidLabel,
-	writer.ErrInvalidSample, writer.ErrTooManyPartitions, wal.ErrRecordTooLarge,
+// store does the work, and says in resp what was written.
+func (s *writeStore) store(r *http.Request, t remote.WriteMessageType, resp *remote.WriteResponse) error {
+	b, ok := r.Body.(body)
+	if !ok {
+		return errors.New("the body was not decompressed")
+	}
+	memory := share{of: s.decoded}
+	defer memory.release()
+	d := newDecoder(&memory)
+	defer d.release()
+	p, decode := ingest.RemoteWrite1, d.decodeV1
+	if t == remote.WriteV2MessageType {
+		p, decode = ingest.RemoteWrite2, d.decodeV2
+	}
+	err := decode(r.Context(), b.data)
+	if err != nil {
+		reason, _ := ingest.Classify(err)
+		s.sink.Refuse(p, reason, 0)
+		return err
+	}
+	d.request.Protocol = p
+	if err := s.sink.Append(r.Context(), r.Header.Get(ingest.TenantHeader), &d.request); err != nil {
+		return err
+	}
+	resp.Samples, resp.Histograms, resp.Exemplars = d.floats, d.histograms, len(d.request.Exemplars)
+	return nil
 }
 
-func writeStatus(err error) int {
-	for _, p := range permanent {
-		if errors.Is(err, p) {
-			return http.StatusBadRequest
-		}
-	}
-	if errors.Is(err, writer.ErrOverloaded) {
-		return http.StatusTooManyRequests
-	}
-	return http.StatusServiceUnavailable
-}
+const retryAfter = "Retry-After"
 
-// Bounds of one request, beyond upstream's 32 MiB after decompression. The
-// smallest element of a message is two bytes, which decode to a struct of up
-// to a hundred; so elements are counted before anything is decoded.
-const (
-	// maxElements bounds series, labels, samples and the like together. A
-	// sender's request has some ten thousand.
-	maxElements = 1 << 20
-	// maxLabelBytes bounds a label's name or value; package labels panics
-	// above 16 MiB.
-	maxLabelBytes = 1 << 20
-)
+var retryAfterSeconds = strconv.Itoa(int(ingest.RetryAfter / time.Second))
 
-// decodeV1 turns a WriteRequest into a batch. Labels keep the order of the
-// request, so that the writer can refuse one that is out of order.
-func decodeV1(body []byte) (series.Batch, error) {
-	if n, err := countElements(body, 0); err != nil {
-		return nil, err
-	} else if n > maxElements {
-		return nil, fmt.Errorf("%w: more than %d series, labels and samples; send fewer at a time", errMalformed, maxElements)
+// retryLater tells a client that comes too fast when to come again.
+func retryLater(h http.Header, code int) {
+	if code == http.StatusTooManyRequests {
+		h.Set(retryAfter, retryAfterSeconds)
 	}
-	var req prompb.WriteRequest
-	if err := req.Unmarshal(body); err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	batch := make(series.Batch, 0, len(req.Timeseries))
-	b := labels.NewScratchBuilder(16)
-	for i := range req.Timeseries {
-		s, err := seriesOf(&req.Timeseries[i], &b)
-		if err != nil {
-			return nil, fmt.Errorf("series %d: %w", i, err)
-		}
-		batch = append(batch, s)
-	}
-	return batch, nil
-}
-
-// countElements counts the length-delimited fields of a message (level 0), of
-// its series and metadata (1) and of exemplars (2), and stops soon after
-// maxElements. It allocates nothing.
-func countElements(message []byte, level int) (n int, err error) {
-	const exemplars = 3 // the field of a series
-	for len(message) > 0 && n <= maxElements {
-		number, typ, size := protowire.ConsumeTag(message)
-		if size < 0 {
-			return 0, fmt.Errorf("%w: %w", errMalformed, protowire.ParseError(size))
-		}
-		message = message[size:]
-		if size = protowire.ConsumeFieldValue(number, typ, message); size < 0 {
-			return 0, fmt.Errorf("%w: %w", errMalformed, protowire.ParseError(size))
-		}
-		value := message[:size]
-		message = message[size:]
-		if typ != protowire.BytesType {
-			continue
-		}
-		n++
-		if level == 0 || level == 1 && number == exemplars {
-			field, _ := protowire.ConsumeBytes(value)
-			k, err := countElements(field, level+1)
-			if err != nil {
-				return 0, err
-			}
-			n += k
-		}
-	}
-	return n, nil
-}
-
-// seriesOf converts one series; floats come before histograms, as in the
-// message.
-func seriesOf(ts *prompb.TimeSeries, b *labels.ScratchBuilder) (series.Series, error) {
-	b.Reset()
-	for _, l := range ts.Labels {
-		if len(l.Name) > maxLabelBytes || len(l.Value) > maxLabelBytes {
-			return series.Series{}, fmt.Errorf("%w: label %.100q of %d bytes with a value of %d", series.ErrInvalidLabel, l.Name, len(l.Name), len(l.Value))
-		}
-		b.Add(l.Name, l.Value)
-	}
-	s := series.Series{Labels: b.Labels(), Samples: make([]series.Sample, 0, len(ts.Samples)+len(ts.Histograms))}
-	for _, p := range ts.Samples {
-		t, err := timestamp(p.Timestamp)
-		if err != nil {
-			return series.Series{}, err
-		}
-		s.Samples = append(s.Samples, series.Sample{Time: t, Value: p.Value})
-	}
-	for i := range ts.Histograms {
-		h := ts.Histograms[i]
-		t, err := timestamp(h.Timestamp)
-		if err != nil {
-			return series.Series{}, err
-		}
-		if err := validateHistogram(&h); err != nil {
-			return series.Series{}, fmt.Errorf("%w: %w", errHistogram, err)
-		}
-		h.Timestamp = 0 // the row has it
-		data, err := h.Marshal()
-		if err != nil {
-			return series.Series{}, fmt.Errorf("%w: %w", errHistogram, err)
-		}
-		s.Samples = append(s.Samples, series.Sample{Time: t, Histogram: data})
-	}
-	return s, nil
-}
-
-// validateHistogram refuses what the query engine could not read: it trusts
-// spans and buckets to fit each other.
-func validateHistogram(h *prompb.Histogram) error {
-	if h.IsFloatHistogram() {
-		return h.ToFloatHistogram().Validate()
-	}
-	return h.ToIntHistogram().Validate()
-}
-
-// timestamp refuses what series.FromMillis would saturate.
-func timestamp(ms int64) (series.Timestamp, error) {
-	t := series.FromMillis(ms)
-	if t.Millis() != ms {
-		return 0, fmt.Errorf("%w: timestamp %d ms is out of range", writer.ErrInvalidSample, ms)
-	}
-	return t, nil
 }

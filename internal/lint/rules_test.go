@@ -44,7 +44,7 @@ var layers = [][]string{
 	{"planner"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
 	{"sqlengine", "ingest"},
-	{"", "ingest/ingesttest", "internal/httpbody", "internal/lineproto", "internal/arrowbatch"}, // the module's root: wiring; and what stands in for it in tests
+	{"", "ingest/ingesttest", "internal/httpbody", "internal/lineproto", "internal/arrowbatch", "internal/nativehist"}, // the module's root: wiring; and what stands in for it in tests
 	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "importer", "scrape", "console"},
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
