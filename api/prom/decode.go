@@ -98,43 +98,63 @@ func (d *decoder) release() {
 	decoders.Put(d)
 }
 
-// fieldReader takes a message apart. It allocates nothing.
+// fieldReader takes a message apart. It allocates nothing, and moves by
+// numbers: to store a pointer for each field would cost a write barrier each.
 type fieldReader struct {
-	rest   []byte
-	number protowire.Number
-	typ    protowire.Type
-	bytes  []byte // of a length-delimited field
-	bits   uint64 // of any other
-	err    error
+	message    []byte
+	at         int // of the next field
+	number     protowire.Number
+	typ        protowire.Type
+	start, end int    // of a length-delimited field
+	bits       uint64 // of any other
+	err        error
 }
+
+func read(message []byte) fieldReader { return fieldReader{message: message} }
+
+// bytes is the content of a length-delimited field.
+func (f *fieldReader) bytes() []byte { return f.message[f.start:f.end] }
 
 // next reads the next field; it returns false at the end and on an error. What
 // has neither bytes nor bits, as groups have not, is passed over.
 func (f *fieldReader) next() bool {
-	if len(f.rest) == 0 || f.err != nil {
+	if f.at == len(f.message) || f.err != nil {
 		return false
 	}
-	number, typ, n := protowire.ConsumeTag(f.rest)
+	number, typ, n := protowire.ConsumeTag(f.message[f.at:])
 	if n < 0 {
 		return f.fail(n)
 	}
-	f.rest, f.number, f.typ, f.bytes, f.bits = f.rest[n:], number, typ, nil, 0
+	f.at += n
+	f.number, f.typ, f.start, f.end, f.bits = number, typ, f.at, f.at, 0
 	switch typ {
 	case protowire.BytesType:
-		f.bytes, n = protowire.ConsumeBytes(f.rest)
+		var size uint64
+		if size, n = protowire.ConsumeVarint(f.message[f.at:]); n < 0 {
+			break
+		}
+		if size > uint64(len(f.message)-f.at-n) {
+			return f.fail(tooShort)
+		}
+		f.start = f.at + n
+		n += int(size)
+		f.end = f.at + n
 	case protowire.VarintType:
-		f.bits, n = protowire.ConsumeVarint(f.rest)
+		f.bits, n = protowire.ConsumeVarint(f.message[f.at:])
 	case protowire.Fixed64Type:
-		f.bits, n = protowire.ConsumeFixed64(f.rest)
+		f.bits, n = protowire.ConsumeFixed64(f.message[f.at:])
 	default:
-		n = protowire.ConsumeFieldValue(number, typ, f.rest)
+		n = protowire.ConsumeFieldValue(number, typ, f.message[f.at:])
 	}
 	if n < 0 {
 		return f.fail(n)
 	}
-	f.rest = f.rest[n:]
+	f.at += n
 	return true
 }
+
+// tooShort is what protowire returns where a message ends too soon.
+const tooShort = -1
 
 func (f *fieldReader) fail(n int) bool {
 	f.err = fmt.Errorf("%w: %w", ingest.ErrMalformed, protowire.ParseError(n))
@@ -166,7 +186,7 @@ type numbers struct{ series, metadata, samples, histograms, exemplars protowire.
 func (d *decoder) prepare(ctx context.Context, message []byte, n numbers) error {
 	d.elements, d.text = maxElements, 0
 	var serieses, metadata, samples, exemplars int
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		if err := d.spend(1); err != nil {
 			return err
@@ -181,7 +201,7 @@ func (d *decoder) prepare(ctx context.Context, message []byte, n numbers) error 
 			continue
 		}
 		serieses++
-		in := fieldReader{rest: f.bytes}
+		in := read(f.bytes())
 		for in.next() {
 			if err := d.spend(1); err != nil {
 				return err
@@ -261,7 +281,7 @@ func (d *decoder) addHistogram(message []byte) error {
 	}
 	const startTimestamp = 17
 	var startMs int64
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		if f.number == startTimestamp && f.is(protowire.VarintType) {
 			startMs = int64(f.bits)

@@ -42,21 +42,21 @@ func (d *decoder) decodeV1(ctx context.Context, message []byte) error {
 	if err != nil {
 		return err
 	}
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		switch f.number {
 		case v1Series:
 			if !f.is(protowire.BytesType) {
 				break
 			}
-			if err := d.seriesV1(f.bytes); err != nil {
+			if err := d.seriesV1(f.bytes()); err != nil {
 				return fmt.Errorf("series %d: %w", len(d.request.Samples), err)
 			}
 		case v1Metadata:
 			if !f.is(protowire.BytesType) {
 				break
 			}
-			if err := d.metadataV1(f.bytes); err != nil {
+			if err := d.metadataV1(f.bytes()); err != nil {
 				return fmt.Errorf("metadata %d: %w", len(d.request.Metadata), err)
 			}
 		}
@@ -69,7 +69,7 @@ func (d *decoder) decodeV1(ctx context.Context, message []byte) error {
 func (d *decoder) seriesV1(message []byte) error {
 	sample, exemplar := len(d.samples), len(d.request.Exemplars)
 	d.begin()
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		if f.number > v1SeriesHistogram || !f.is(protowire.BytesType) {
 			continue
@@ -77,11 +77,11 @@ func (d *decoder) seriesV1(message []byte) error {
 		var err error
 		switch f.number {
 		case v1SeriesLabel:
-			err = d.labelV1(f.bytes)
+			err = d.labelV1(f.bytes())
 		case v1SeriesSample:
-			err = d.sample(f.bytes, false)
+			err = d.sample(f.bytes(), false)
 		case v1SeriesHistogram:
-			err = d.addHistogram(f.bytes)
+			err = d.addHistogram(f.bytes())
 		}
 		if err != nil {
 			return err
@@ -94,11 +94,11 @@ func (d *decoder) seriesV1(message []byte) error {
 	if cap(d.request.Exemplars) == 0 {
 		return nil
 	}
-	for f = (fieldReader{rest: message}); f.next(); {
+	for f = read(message); f.next(); {
 		if f.number != v1SeriesExemplar {
 			continue
 		}
-		if err := d.exemplarV1(l, f.bytes); err != nil {
+		if err := d.exemplarV1(l, f.bytes()); err != nil {
 			return fmt.Errorf("exemplar %d: %w", len(d.request.Exemplars)-exemplar, err)
 		}
 	}
@@ -106,15 +106,18 @@ func (d *decoder) seriesV1(message []byte) error {
 }
 
 func (d *decoder) labelV1(message []byte) error {
+	if n, ok := plainLabel(message); ok {
+		return d.label(textOf(message[2:2+n]), textOf(message[4+n:]))
+	}
 	var name, value string
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		switch {
 		case f.number > v1LabelValue || !f.is(protowire.BytesType):
 		case f.number == v1LabelName:
-			name = textOf(f.bytes)
+			name = textOf(f.bytes())
 		case f.number == v1LabelValue:
-			value = textOf(f.bytes)
+			value = textOf(f.bytes())
 		}
 	}
 	if f.err != nil {
@@ -123,11 +126,22 @@ func (d *decoder) labelV1(message []byte) error {
 	return d.label(name, value)
 }
 
+// plainLabel recognises a label as every encoder writes it, a name of n bytes
+// before a value, both shorter than 128.
+func plainLabel(m []byte) (n int, ok bool) {
+	const name, value = byte(v1LabelName<<3) | byte(protowire.BytesType), byte(v1LabelValue<<3) | byte(protowire.BytesType)
+	if len(m) < 4 || m[0] != name || m[1] >= 0x80 {
+		return 0, false
+	}
+	n = int(m[1])
+	return n, len(m) >= 4+n && m[2+n] == value && m[3+n] < 0x80 && len(m) == 4+n+int(m[3+n])
+}
+
 // sample decodes a float sample.
 func (d *decoder) sample(message []byte, hasStart bool) error {
 	var bits uint64
 	var ms, start int64
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		switch {
 		case f.number == sampleValue && f.is(protowire.Fixed64Type):
@@ -149,14 +163,14 @@ func (d *decoder) exemplarV1(of series.Labels, message []byte) error {
 	d.begin()
 	var bits uint64
 	var ms int64
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		switch {
 		case f.number == v1ExemplarLabel && f.is(protowire.BytesType):
 			if err := d.spend(1); err != nil {
 				return err
 			}
-			if err := d.labelV1(f.bytes); err != nil {
+			if err := d.labelV1(f.bytes()); err != nil {
 				return err
 			}
 		case f.number == v1ExemplarValue && f.is(protowire.Fixed64Type):

@@ -42,10 +42,10 @@ func (d *decoder) decodeV2(ctx context.Context, message []byte) error {
 		return err
 	}
 	d.symbols = d.symbols[:0]
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		if f.number == v2Symbol && f.is(protowire.BytesType) {
-			d.symbols = append(d.symbols, textOf(f.bytes))
+			d.symbols = append(d.symbols, textOf(f.bytes()))
 		}
 	}
 	if f.err != nil {
@@ -55,11 +55,11 @@ func (d *decoder) decodeV2(ctx context.Context, message []byte) error {
 		// A unit or a help that is absent refers to it.
 		return fmt.Errorf("%w: the first symbol is not empty", ingest.ErrMalformed)
 	}
-	for f = (fieldReader{rest: message}); f.next(); {
+	for f = read(message); f.next(); {
 		if f.number != v2Series || !f.is(protowire.BytesType) {
 			continue
 		}
-		if err := d.seriesV2(f.bytes); err != nil {
+		if err := d.seriesV2(f.bytes()); err != nil {
 			return fmt.Errorf("series %d: %w", len(d.request.Samples), err)
 		}
 	}
@@ -76,19 +76,19 @@ func (d *decoder) seriesV2(message []byte) error {
 	var about metadataV2
 	var created int64
 	native := false
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		var err error
 		switch {
 		case f.number == v2SeriesLabels:
 			err = d.appendRefs(&f)
 		case f.number == v2SeriesSample && f.is(protowire.BytesType):
-			err = d.sample(f.bytes, true)
+			err = d.sample(f.bytes(), true)
 		case f.number == v2SeriesHistogram && f.is(protowire.BytesType):
 			native = true
-			err = d.addHistogram(f.bytes)
+			err = d.addHistogram(f.bytes())
 		case f.number == v2SeriesMetadata && f.is(protowire.BytesType):
-			err = about.decode(f.bytes)
+			err = about.decode(f.bytes())
 		case f.number == v2SeriesCreated && f.is(protowire.VarintType):
 			created, err = startOf(int64(f.bits))
 		}
@@ -116,11 +116,11 @@ func (d *decoder) seriesV2(message []byte) error {
 	if cap(d.request.Exemplars) == 0 {
 		return nil
 	}
-	for f = (fieldReader{rest: message}); f.next(); {
+	for f = read(message); f.next(); {
 		if f.number != v2SeriesExemplar || !f.is(protowire.BytesType) {
 			continue
 		}
-		if err := d.exemplarV2(l, f.bytes); err != nil {
+		if err := d.exemplarV2(l, f.bytes()); err != nil {
 			return fmt.Errorf("exemplar %d: %w", len(d.request.Exemplars)-exemplar, err)
 		}
 	}
@@ -135,7 +135,7 @@ func (d *decoder) appendRefs(f *fieldReader) error {
 	if !f.is(protowire.BytesType) {
 		return f.err
 	}
-	for b := f.bytes; len(b) > 0; {
+	for b := f.bytes(); len(b) > 0; {
 		ref, n := protowire.ConsumeVarint(b)
 		if n < 0 {
 			return fmt.Errorf("%w: %w", ingest.ErrMalformed, protowire.ParseError(n))
@@ -188,7 +188,7 @@ func (d *decoder) exemplarV2(of series.Labels, message []byte) error {
 	d.refs = d.refs[:0]
 	var bits uint64
 	var ms int64
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		switch {
 		case f.number == v2ExemplarLabels:
@@ -211,7 +211,7 @@ func (d *decoder) exemplarV2(of series.Labels, message []byte) error {
 }
 
 func (m *metadataV2) decode(message []byte) error {
-	f := fieldReader{rest: message}
+	f := read(message)
 	for f.next() {
 		var to *uint32
 		switch f.number {
