@@ -12,8 +12,10 @@ import (
 
 // Replay calls fn for each record after the sequence, in order, up to the last
 // one acknowledged when it was called; the batch is fn's to keep. An error of
-// fn ends it and is returned wrapped. fn must not call Truncate or Close. Every segment that holds such a record
-// is read and checked whole. Errors: *CorruptionError, ErrUnsupportedVersion,
+// fn ends it and is returned wrapped. fn must not call Truncate or Close. Every
+// segment that holds such a record is read and checked whole, but a replay that
+// goes on where an earlier one ended begins there, so that to replay in pieces
+// costs no more than at once. Errors: *CorruptionError, ErrUnsupportedVersion,
 // ErrSequenceGap, ErrClosed.
 func (l *Log) Replay(after Sequence, fn func(Sequence, series.Batch) error) error {
 	if err := l.replay(after, fn); err != nil {
@@ -68,6 +70,10 @@ func (l *Log) replaySegment(s segment, next Sequence, succeeded bool, after Sequ
 	if r.header.writer != l.writer {
 		return r.wrap(0, fmt.Errorf("%w: writer is %s, not %s", ErrCorrupt, r.header.writer, l.writer))
 	}
+	if c := l.place(); c.segment == s.first && c.next-1 <= after {
+		r.seek(c.offset)
+		r.next = c.next
+	}
 	for {
 		at := r.offset
 		f, err := r.read()
@@ -85,11 +91,34 @@ func (l *Log) replaySegment(s segment, next Sequence, succeeded bool, after Sequ
 			return r.wrap(at, fmt.Errorf("record %d: %w", f.sequence, err))
 		}
 		if err := fn(f.sequence, b); err != nil {
+			l.setPlace(place{segment: s.first, next: f.sequence, offset: at})
 			return fmt.Errorf("record %d: %w", f.sequence, err)
 		}
 	}
 	if r.next != next || succeeded && !r.sealed {
 		return r.wrap(r.offset, fmt.Errorf("%w: ends before record %d, sealed %t, where %d begins the next", ErrCorrupt, r.next, r.sealed, next))
 	}
+	if !r.sealed {
+		l.setPlace(place{segment: s.first, next: next, offset: r.offset})
+	}
 	return nil
+}
+
+// place is where a replay ended: before the frame of the record next.
+type place struct {
+	segment Sequence // its first
+	next    Sequence
+	offset  int64
+}
+
+func (l *Log) place() place {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replayed
+}
+
+func (l *Log) setPlace(p place) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.replayed = p
 }

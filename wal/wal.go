@@ -270,6 +270,7 @@ type Log struct {
 	segments []segment // ascending; only the last may be active
 	last     Sequence  // last sequence that was acknowledged or recovered
 	covered  Sequence  // last that Truncate was called with
+	replayed place     // where the last replay ended
 }
 
 // segment is one file of the log.

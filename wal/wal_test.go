@@ -432,3 +432,46 @@ func TestConcurrentUse(t *testing.T) {
 		t.Errorf("%d records after %d of %d", n, through, len(seen))
 	}
 }
+
+// TestReplayInPieces: to stop at every record and go on, over several segments
+// and while more is appended, yields each record once; and costs no more reads
+// than to replay at once, or the last pieces would be the slowest.
+func TestReplayInPieces(t *testing.T) {
+	l := mustOpen(t, t.TempDir(), Options{SegmentBytes: 4 << 10})
+	stop := errors.New("stop")
+	var got []Sequence
+	after, appended := Sequence(0), 0
+	for after < 300 {
+		if appended < 300 {
+			mustAppend(t, l, appended+1, appended+2)
+			appended += 2
+		}
+		err := l.Replay(after, func(seq Sequence, b series.Batch) error {
+			if seq > after+1 {
+				return stop
+			}
+			got = append(got, seq)
+			if b[0].Samples[0].Time == 0 {
+				t.Errorf("record %d is empty", seq)
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, stop) {
+			t.Fatal(err)
+		}
+		after++
+		if p := l.place(); p.next != min(after+1, l.LastSequence()+1) {
+			t.Fatalf("after %d the next replay begins at %d", after, p.next)
+		}
+	}
+	for i, seq := range got {
+		if seq != Sequence(i+1) {
+			t.Fatalf("record %d came as number %d", seq, i)
+		}
+	}
+	// From before the place, everything is read again.
+	wantSequences := 0
+	if err := l.Replay(0, func(Sequence, series.Batch) error { wantSequences++; return nil }); err != nil || wantSequences != 300 {
+		t.Errorf("%d records from the start, error %v", wantSequences, err)
+	}
+}

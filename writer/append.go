@@ -2,7 +2,6 @@ package writer
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -20,6 +19,9 @@ type pending struct {
 	ids    []series.ID
 	record wal.Record
 	bytes  int64 // at most what it adds to the head
+	// queued and written are when it joined the queue, and when its group left
+	// it.
+	queued, written time.Time
 	// turn is told once what to do: return an outcome, or lead first. It has
 	// room for both, so that nobody waits to tell.
 	turn chan turn
@@ -32,8 +34,8 @@ type turn struct {
 
 // Append makes a batch durable and readable. It is accepted or refused whole:
 // when Append returns nil, every sample is in the WAL, synced if the WAL was
-// opened so, and in every head taken from then on; with an error of
-// validation, ErrOverloaded, wal.ErrFull or an ended context nothing was
+// opened so, and in every head taken from then on, unless that head says that
+// it is incomplete; with an error of validation, ErrOverloaded, wal.ErrFull or an ended context nothing was
 // stored; after wal.ErrFailed it may be there when the WAL is opened again.
 //
 // Labels with empty values are dropped, series without samples ignored. A
@@ -42,8 +44,10 @@ type turn struct {
 // changed, and not kept except for its histograms, which must not change.
 //
 // It may be called concurrently: batches that arrive while the disk is busy
-// share the next write. Cost: one fsync, shared; no store request. Something
-// must empty the head: Run, or calls of Flush.
+// share the next write. Cost: one fsync, shared; no store request. The nearer
+// the writer is to one of its limits the longer Append waits first, up to
+// MaxDelay; at the limit it returns ErrOverloaded. Something must empty the
+// head: Run, or calls of Flush.
 func (w *Writer) Append(ctx context.Context, b series.Batch) error {
 	start := w.opts.Now()
 	ev := AppendEvent{Series: len(b), Samples: b.Samples()}
@@ -71,7 +75,15 @@ func (w *Writer) append(ctx context.Context, b series.Batch, ev *AppendEvent) er
 		return err
 	}
 	ev.Bytes = record.Bytes()
-	return w.submit(ctx, &pending{batch: v.batch, ids: v.ids, record: record, bytes: v.bytes, turn: make(chan turn, 2)})
+	if ev.Delay, err = w.slowDown(ctx); err != nil {
+		return err
+	}
+	p := &pending{batch: v.batch, ids: v.ids, record: record, bytes: v.bytes, queued: w.opts.Now(), turn: make(chan turn, 2)}
+	err = w.submit(ctx, p)
+	if !p.written.IsZero() {
+		ev.Queued = p.written.Sub(p.queued)
+	}
+	return err
 }
 
 // submit queues a batch and waits for its outcome, writing a group when it is
@@ -108,25 +120,6 @@ func (w *Writer) submit(ctx context.Context, p *pending) error {
 	return t.err
 }
 
-// admit says why a batch cannot be queued. queueMu is held.
-func (w *Writer) admit(p *pending) error {
-	if w.stopped != nil {
-		return w.stopped
-	}
-	if w.queueBytes > 0 && w.queueBytes+p.bytes > w.opts.MaxQueueBytes {
-		return fmt.Errorf("%w: %d bytes wait for the wal", ErrOverloaded, w.queueBytes)
-	}
-	if used := w.queueBytes + w.headBytes.Load(); used > 0 && used+p.bytes > w.opts.MaxHeadBytes {
-		return fmt.Errorf("%w: the head holds %d bytes", ErrOverloaded, used)
-	}
-	if oldest := w.oldest.Load(); oldest != nil {
-		if age := w.opts.Now().Sub(*oldest); age > w.opts.MaxUnflushedAge {
-			return fmt.Errorf("%w: the oldest sample waits for its flush since %v", ErrOverloaded, age.Round(time.Second))
-		}
-	}
-	return nil
-}
-
 // withdraw takes a batch back whose caller has gone. It fails when the batch
 // is being written. If its turn to lead had come, the next one leads.
 func (w *Writer) withdraw(p *pending) bool {
@@ -159,8 +152,9 @@ func (w *Writer) passLead() {
 func (w *Writer) lead(p *pending) error {
 	group := w.takeGroup()
 	records := make([]wal.Record, len(group))
+	now := w.opts.Now()
 	for i, g := range group {
-		records[i] = g.record
+		records[i], g.written = g.record, now
 	}
 	// DURABILITY POINT: when this returns, the group survives a crash.
 	first, _, err := w.wal.Append(records)
@@ -173,7 +167,7 @@ func (w *Writer) lead(p *pending) error {
 	w.queueMu.Unlock()
 	if err == nil {
 		for i, g := range group {
-			w.insert(first+wal.Sequence(i), g.batch, g.ids)
+			w.take(first+wal.Sequence(i), g)
 		}
 		w.insertMu.Unlock()
 	}
@@ -216,9 +210,12 @@ func (w *Writer) takeGroup() []*pending {
 func (w *Writer) insert(seq wal.Sequence, b series.Batch, ids []series.ID) {
 	before := w.active.bytes
 	now := w.opts.Now()
+	if w.spilled {
+		now = w.spilledSince // it has waited in the WAL
+	}
 	first := w.active.first == 0
 	w.active.insert(seq, b, ids, now)
-	w.inserted = seq
+	w.inserted, w.acknowledged = seq, max(w.acknowledged, seq)
 	bytes := w.headBytes.Add(w.active.bytes - before)
 	if first {
 		w.oldest.CompareAndSwap(nil, &now)

@@ -289,7 +289,7 @@ func TestOverload(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("head", func(t *testing.T) {
-		w, _ := newWriter(t, Options{MaxHeadBytes: 3 * v.bytes})
+		w, _ := newWriter(t, Options{MaxHeadBytes: 3 * v.bytes, MaxDelay: 1})
 		n := 0
 		for ; n < 100; n++ {
 			if err = w.Append(t.Context(), one("m", []string{"n", fmt.Sprint(n)}, at0(int64(n), 1))); err != nil {
@@ -312,7 +312,7 @@ func TestOverload(t *testing.T) {
 		mustAppend(t, w, b)
 	})
 	t.Run("batch above the limit", func(t *testing.T) {
-		w, _ := newWriter(t, Options{MaxHeadBytes: 1, MaxQueueBytes: 1})
+		w, _ := newWriter(t, Options{MaxHeadBytes: 1, MaxQueueBytes: 1, MaxDelay: 1})
 		mustAppend(t, w, b) // else it could never be written
 		if err := w.Append(t.Context(), b); !errors.Is(err, ErrOverloaded) {
 			t.Errorf("second: %v", err)
@@ -336,7 +336,7 @@ func TestOverload(t *testing.T) {
 	})
 	t.Run("age", func(t *testing.T) {
 		now := time.Unix(1_700_000_000, 0)
-		w, _ := newWriter(t, Options{MaxUnflushedAge: time.Hour, Now: func() time.Time { return now }})
+		w, _ := newWriter(t, Options{MaxUnflushedAge: time.Hour, MaxDelay: 1, Now: func() time.Time { return now }})
 		mustAppend(t, w, b)
 		now = now.Add(time.Hour)
 		mustAppend(t, w, b)

@@ -14,6 +14,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/internal/crashpoint"
 	"cardinalsin/shard"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
@@ -52,9 +53,12 @@ func (w *Writer) flush(ctx context.Context) error {
 		return w.fenced
 	}
 	w.insertMu.Lock()
-	goal := w.inserted
+	goal := w.acknowledged
 	w.insertMu.Unlock()
 	for w.committed < goal {
+		if err := w.refill(ctx); err != nil {
+			return err
+		}
 		if err := w.flushPart(ctx); err != nil {
 			return err
 		}
@@ -86,6 +90,9 @@ func (w *Writer) drop() {
 	w.oldest.Store(nil)
 	if w.active.first != 0 {
 		w.oldest.Store(&w.active.since)
+	} else if w.spilled {
+		since := w.spilledSince
+		w.oldest.Store(&since)
 	}
 }
 
@@ -93,8 +100,13 @@ func (w *Writer) drop() {
 // table, after as many conflicts as it takes.
 func (w *Writer) flushPart(ctx context.Context) error {
 	start := w.opts.Now()
+	w.flushBegan.Store(&start)
 	var ev FlushEvent
 	ev.Err = w.commitPart(ctx, &ev)
+	w.flushBegan.Store(nil)
+	if ev.Err == nil || ctx.Err() == nil { // a caller that has gone says nothing of the store
+		w.failing.Store(ev.Err != nil)
+	}
 	if w.opts.Events.FlushEnd != nil {
 		ev.Duration = w.opts.Now().Sub(start)
 		w.opts.Events.FlushEnd(ev)
@@ -144,10 +156,13 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 		return nil, err
 	}
 	began := w.log.Now()
+	start := w.opts.Now()
 	files, err := w.upload(ctx, p, layout)
+	ev.Upload, ev.Commit = w.opts.Now().Sub(start), 0
 	if err != nil {
 		return nil, err
 	}
+	crashpoint.Here(crashpoint.Uploaded)
 	// With deferred syncs the table must not get ahead of the WAL. If the
 	// WAL has failed, what it acknowledged is better in the table than
 	// nowhere.
@@ -194,13 +209,16 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 	)
 	// COMMIT POINT: a crash before it leaves orphans, one after it leaves WAL
 	// records that recovery skips.
+	start = w.opts.Now()
 	snap, err := t.Commit(ctx)
+	ev.Commit = w.opts.Now().Sub(start)
 	if err != nil {
 		// A conflict needs another base. An unknown outcome may be a commit,
 		// and fenced may mean that an earlier one of ours has landed late.
 		w.doubtful = errors.Is(err, txlog.ErrConflict) || errors.Is(err, storage.ErrUnknownOutcome) || errors.Is(err, txlog.ErrFenced)
 		return nil, err
 	}
+	crashpoint.Here(crashpoint.Committed)
 	return snap, nil
 }
 
@@ -279,6 +297,7 @@ func (f file) add(p *partition, tags chunk.Tags) (action.Add, error) {
 // from h.
 func (w *Writer) advance(snap *txlog.Snapshot, last wal.Sequence, h *head) error {
 	w.committed, w.doubtful = last, false
+	w.flushed.Store(uint64(last))
 	err := errors.Join(w.setBase(snap), w.truncate())
 	// The version is out, so readers that do not see the head any more see
 	// the table; whether the WAL could be truncated does not matter for that.
@@ -294,6 +313,7 @@ func (w *Writer) truncate() error {
 	if w.truncated == w.committed {
 		return nil
 	}
+	crashpoint.Here(crashpoint.Truncating)
 	if err := w.wal.Truncate(w.committed); err != nil {
 		return err
 	}
@@ -333,7 +353,15 @@ func (w *Writer) setBase(snap *txlog.Snapshot) error {
 	if err != nil {
 		return err
 	}
+	for a := range came {
+		w.pile.add(a)
+	}
+	w.pile.settle(snap, w.opts.MaxLevelZero/2)
+	w.levelZero.Store(int64(w.pile.deepest))
 	w.base, w.order = snap, max(w.order, last)
+	now := w.opts.Now()
+	w.based.Store(&now)
+	w.stale.Store(false)
 	w.shards.Store(&m)
 	return nil
 }

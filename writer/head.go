@@ -29,15 +29,15 @@ type head struct {
 	last  wal.Sequence // of the last record; 0 while empty
 	since time.Time    // local clock when the first record came
 
-	byID       map[series.ID]seriesRef // newest series with that ID; memSeries.next leads on
-	blocks     [][]memSeries           // of blockSeries slots each, which never move
-	firsts     []sample                // room for the first sample of each series in the last block
-	count      int                     // series
-	metrics    map[string]*metric
-	extras     extras
-	rows       []uint64         // by record: samples in it and all before it
-	span       series.TimeRange // of all samples
-	bytes      int64            // estimate of the memory in use
+	byID    map[series.ID]seriesRef // newest series with that ID; memSeries.next leads on
+	blocks  [][]memSeries           // of blockSeries slots each, which never move
+	firsts  []sample                // room for the first sample of each series in the last block
+	count   int                     // series
+	metrics map[string]*metric
+	extras  extras
+	rows    []uint64         // by record: samples in it and all before it
+	span    series.TimeRange // of all samples
+	bytes   int64            // estimate of the memory in use
 }
 
 // seriesRef is the position of a series in the blocks, from 1; 0 is none.

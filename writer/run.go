@@ -16,7 +16,7 @@ import (
 func (w *Writer) Run(ctx context.Context) error {
 	pause := w.opts.RetryMin
 	for w.waitDue(ctx) {
-		err := w.Flush(ctx)
+		err := w.work(ctx)
 		if errors.Is(err, txlog.ErrFenced) {
 			return err
 		}
@@ -37,6 +37,14 @@ func (w *Writer) Run(ctx context.Context) error {
 		pause = min(2*pause, w.opts.RetryMax)
 	}
 	return nil //nolint:nilerr // ctx has ended, which is how Run is stopped
+}
+
+// work does what is due.
+func (w *Writer) work(ctx context.Context) error {
+	if w.oldest.Load() == nil && w.stale.Load() {
+		return w.refresh(ctx)
+	}
+	return w.Flush(ctx) // and sees the latest version, too
 }
 
 // waitDue returns true when there is something to flush, and false when ctx
@@ -65,8 +73,8 @@ func (w *Writer) waitDue(ctx context.Context) bool {
 	return false
 }
 
-// due is the time until the head must be flushed; some is false while it is
-// empty. A writer that is fenced is due to hear of it.
+// due is the time until the head must be flushed, or the base looked at anew;
+// some is false while neither is needed. A writer that is fenced is due to hear of it.
 func (w *Writer) due() (left time.Duration, some bool) {
 	w.queueMu.Lock()
 	stopped := w.stopped
@@ -76,6 +84,9 @@ func (w *Writer) due() (left time.Duration, some bool) {
 	}
 	oldest := w.oldest.Load()
 	if oldest == nil {
+		if w.stale.Load() { // batches are refused by what the base says
+			return w.opts.FlushAge - w.opts.Now().Sub(*w.based.Load()), true
+		}
 		return 0, false
 	}
 	if w.headBytes.Load() >= w.opts.FlushBytes {

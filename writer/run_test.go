@@ -33,7 +33,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 // runWriter opens a writer over a store that can fail, and runs it, inside a
 // bubble. The WAL syncs when a flush needs it, so that thousands of appends
 // take no real time.
-func runWriter(t *testing.T, opts Options) (w *Writer, f *fault.Store, store *mem.Store, stop func()) {
+func runWriter(t *testing.T, opts Options, limits ...wal.Options) (w *Writer, f *fault.Store, store *mem.Store, stop func()) {
 	t.Helper()
 	store = mem.New(mem.Options{})
 	createTable(t, store)
@@ -42,7 +42,12 @@ func runWriter(t *testing.T, opts Options) (w *Writer, f *fault.Store, store *me
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk, err := wal.Open(t.TempDir(), wal.Options{Sync: wal.SyncDeferred})
+	walOpts := wal.Options{}
+	if len(limits) > 0 {
+		walOpts = limits[0]
+	}
+	walOpts.Sync = wal.SyncDeferred
+	disk, err := wal.Open(t.TempDir(), walOpts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,66 +111,6 @@ func TestRun(t *testing.T) {
 			t.Errorf("version %d when the size is reached", v)
 		}
 	})
-}
-
-// The store is out for two hours: samples are taken for as long as there is
-// room, then refused; tries are few, and none hangs over when it returns.
-func TestOutage(t *testing.T) {
-	want := rows{}
-	var table *mem.Store
-	bubble(t, func(t *testing.T) {
-		failed := 0
-		w, f, store, stop := runWriter(t, Options{
-			FlushBytes: 64 << 10, MaxHeadBytes: 112 << 10,
-			Events: Events{FlushEnd: func(e FlushEvent) {
-				if e.Err != nil {
-					failed++
-				}
-			}},
-		})
-		defer stop()
-		table = store
-		refused := 0
-		f.Inject(fault.Fault{Mode: fault.Before, Times: -1})
-		const seconds = 7200
-		for i := 0; i < seconds; i += 2 {
-			b := one("m", []string{"i", fmt.Sprint(i % 500)}, at0(int64(i), 1))
-			if err := w.Append(t.Context(), b); err != nil {
-				refused++
-			} else {
-				want.addBatch(b)
-			}
-			time.Sleep(2 * time.Second)
-		}
-		synctest.Wait()
-		if got := w.headBytes.Load(); got > 112<<10 {
-			t.Errorf("the head takes %d bytes", got)
-		}
-		if refused == 0 || len(want) == 0 {
-			t.Errorf("%d refused, %d accepted", refused, len(want))
-		}
-		// A pause of 15 to 30 s: 240 to 480 tries, and a few at the start.
-		if failed < seconds/30 || failed > seconds/15+10 {
-			t.Errorf("%d tries in %d s", failed, seconds)
-		}
-		f.Clear()
-		time.Sleep(31 * time.Second)
-		synctest.Wait()
-		if got := w.headBytes.Load(); got != 0 {
-			t.Errorf("half a minute after the outage the head takes %d bytes", got)
-		}
-		mustAppend(t, w, one("after", nil, at0(0, 1)))
-		want.addBatch(one("after", nil, at0(0, 1)))
-		if err := w.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if v := latest(t, store).Version(); v > 4 {
-			t.Errorf("%d commits for the backlog", v)
-		}
-	})
-	if d := gocmp.Diff(want, tableRows(t, table), gocmp.AllowUnexported(point{})); d != "" {
-		t.Errorf("table (-want +got):\n%s", d)
-	}
 }
 
 // Recovery of a WAL that is larger than the head may be flushes on the way.

@@ -44,11 +44,17 @@ func (w *Writer) settle(ctx context.Context, h *head) error {
 		}
 	}
 	if !ours {
-		w.fenced = fmt.Errorf("%w: %s is at %d in version %d, expected %d", txlog.ErrFenced, w.app, at, int64(snap.Version()), w.committed)
-		w.stop(w.fenced)
-		return w.fenced
+		return w.fence(snap, at)
 	}
 	return w.advance(snap, at, h)
+}
+
+// fence ends the writer: a version has records under its identity that are not
+// its own.
+func (w *Writer) fence(snap *txlog.Snapshot, at wal.Sequence) error {
+	w.fenced = fmt.Errorf("%w: %s is at %d in version %d, expected %d", txlog.ErrFenced, w.app, at, int64(snap.Version()), w.committed)
+	w.stop(w.fenced)
+	return w.fenced
 }
 
 // holds reports whether the rows that the table got for our sequences after

@@ -1,9 +1,11 @@
 package writer
 
 import (
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -21,6 +23,7 @@ import (
 // internal/merge).
 type HeadView struct {
 	parts []headPart // oldest first
+	err   error
 }
 
 // headPart bounds one generation.
@@ -33,12 +36,16 @@ type headPart struct {
 
 // Head returns a view of what is in memory now. It does no I/O and costs the
 // same whatever the head holds. A sample is in every view taken after its
-// Append returned, until after its commit.
+// Append returned, until after its commit; a view of which that is not true
+// says so by Err.
 func (w *Writer) Head() *HeadView {
 	w.mu.RLock()
 	heads := []*head{w.sealed, w.active}
-	w.mu.RUnlock()
 	v := &HeadView{}
+	if w.spilled {
+		v.err = fmt.Errorf("%w since %s", ErrIncomplete, w.spilledSince.UTC().Format(time.RFC3339))
+	}
+	w.mu.RUnlock()
 	for _, h := range heads {
 		if h == nil {
 			continue
@@ -51,6 +58,11 @@ func (w *Writer) Head() *HeadView {
 	}
 	return v
 }
+
+// Err is not nil when samples had been acknowledged that are not in the view
+// and perhaps not in the table either; it wraps ErrIncomplete. What reads the
+// latest state must then fail.
+func (v *HeadView) Err() error { return v.err }
 
 // Range covers the timestamps of all samples in the view; ok is false where
 // there is none.

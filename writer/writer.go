@@ -98,7 +98,8 @@ type Options struct {
 	// Default 64 MiB.
 	FlushBytes int64
 	// MaxHeadBytes is the memory of the head, and of what waits to enter it,
-	// above which batches are refused. Default 8 times FlushBytes.
+	// above which batches are refused; while the store takes no flushes they
+	// are kept in the WAL alone instead. Default 8 times FlushBytes.
 	MaxHeadBytes int64
 	// MaxQueueBytes bounds the batches that wait for the WAL, measured by
 	// what they may add to the head. Default 64 MiB; one batch always fits.
@@ -106,6 +107,14 @@ type Options struct {
 	// MaxUnflushedAge is the age of the oldest sample that is not in the
 	// table from which batches are refused. Default 24 hours.
 	MaxUnflushedAge time.Duration
+	// MaxLevelZero is the number of uncompacted files in one partition from
+	// which batches are refused: every query has to open them all. Default
+	// 2000.
+	MaxLevelZero int
+	// MaxDelay is the longest that a batch waits when the writer is near one
+	// of these limits; from half of a limit on the wait grows with the square
+	// of what is used of the other half. Default 1 s.
+	MaxDelay time.Duration
 	// MinOrphanAge is vacuum's MinAge; uploads older than half of it are not
 	// committed. Default 24 hours.
 	MinOrphanAge time.Duration
@@ -139,6 +148,7 @@ func (o *Options) EnsureDefaults() {
 	def(&o.FlushAge, 10*time.Second)
 	def(&o.MaxUnflushedAge, 24*time.Hour)
 	def(&o.MinOrphanAge, 24*time.Hour)
+	def(&o.MaxDelay, time.Second)
 	def(&o.RetryMin, time.Second)
 	def(&o.RetryMax, max(30*time.Second, o.RetryMin))
 	if o.FlushBytes <= 0 {
@@ -149,6 +159,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.MaxQueueBytes <= 0 {
 		o.MaxQueueBytes = 64 << 20
+	}
+	if o.MaxLevelZero <= 0 {
+		o.MaxLevelZero = 2000
 	}
 	if o.MaxLabelColumns <= 0 {
 		o.MaxLabelColumns = chunk.DefaultMaxLabels
@@ -178,8 +191,11 @@ type Events struct {
 type AppendEvent struct {
 	Series, Samples int
 	Bytes           int // of the WAL record; 0 if none was made
-	Duration        time.Duration
-	Err             error
+	// Delay is what back-pressure had it wait, Queued from then on until its
+	// group was written; both are in Duration.
+	Delay, Queued time.Duration
+	Duration      time.Duration
+	Err           error
 }
 
 // FlushEvent reports one commit of a flush, or the failure of one.
@@ -192,8 +208,11 @@ type FlushEvent struct {
 	Files       int
 	Bytes       int64 // of the files
 	Conflicts   int   // attempts that had to be planned anew
-	Duration    time.Duration
-	Err         error
+	// Upload is the time that it took to encode and put the files, Commit that
+	// of the commit, both of the last attempt.
+	Upload, Commit time.Duration
+	Duration       time.Duration
+	Err            error
 }
 
 // WAL is what a Writer needs of a log; *wal.Log is one. Another may be whatever
@@ -233,24 +252,38 @@ type Writer struct {
 	// insertMu serialises what changes the heads: inserts and seals. The
 	// leader of a group takes it before it lets the next one write, so that
 	// groups are inserted in the order of their sequences.
-	insertMu sync.Mutex
-	inserted wal.Sequence // last in the heads
+	insertMu     sync.Mutex
+	inserted     wal.Sequence // last that is, or was, in the heads
+	acknowledged wal.Sequence // last in the WAL, as far as its leader came
 
-	// mu guards the pointers, which change under insertMu too.
+	// mu guards what makes a view, which changes under insertMu too.
 	mu     sync.RWMutex
 	active *head
 	sealed *head // being flushed; nil if none is
+	// spilled: the records after inserted are in the WAL only.
+	spilled      bool
+	spilledSince time.Time // local clock
 
 	headBytes atomic.Int64              // of both heads
-	oldest    atomic.Pointer[time.Time] // arrival of the oldest sample in them; nil while empty
+	oldest    atomic.Pointer[time.Time] // arrival of the oldest sample in them or spilled; nil if there is none
 	shards    atomic.Pointer[shard.Map] // of base
-	wake      chan struct{}             // tells Run that something became due sooner
+	based     atomic.Pointer[time.Time] // when base was taken
+	levelZero atomic.Int64              // most uncompacted files of a partition in base
+	stale     atomic.Bool               // batches are refused because of levelZero
+	flushed   atomic.Uint64             // committed
+	// flushBegan is when the commit under way began, nil while there is none;
+	// failing: the last one failed.
+	flushBegan atomic.Pointer[time.Time]
+	failing    atomic.Bool
+
+	wake chan struct{} // tells Run that something became due sooner
 
 	// flushing holds a token for whoever flushes, who owns the fields below.
 	flushing  chan struct{}
 	base      *txlog.Snapshot // what the next flush is planned on; its txn of ours is committed
 	committed wal.Sequence    // last in the table
 	truncated wal.Sequence    // last that the WAL was truncated through
+	pile      *pile           // uncompacted files of base
 	order     int64           // last flush number; no file in base with rows of ours ranks above it
 	doubtful  bool            // the table may have moved: settle first
 	fenced    error           // terminal
@@ -272,6 +305,7 @@ func Open(ctx context.Context, log *txlog.Log, l WAL, opts Options) (*Writer, er
 		log: log, wal: l, opts: opts,
 		app:      AppPrefix + l.Writer().String(),
 		active:   newHead(),
+		pile:     newPile(),
 		wake:     make(chan struct{}, 1),
 		flushing: make(chan struct{}, 1),
 	}
@@ -280,9 +314,6 @@ func Open(ctx context.Context, log *txlog.Log, l WAL, opts Options) (*Writer, er
 	}
 	return w, nil
 }
-
-// errPause ends a replay early, to make room.
-var errPause = errors.New("head is full")
 
 func (w *Writer) recover(ctx context.Context) error {
 	snap, err := w.log.Snapshot(ctx, txlog.Latest())
@@ -293,27 +324,13 @@ func (w *Writer) recover(ctx context.Context) error {
 		return err
 	}
 	w.committed = w.progress(snap)
-	w.inserted = w.committed
+	w.flushed.Store(uint64(w.committed))
+	w.inserted, w.acknowledged = w.committed, w.committed
 	if last := w.wal.LastSequence(); last < w.committed {
 		return fmt.Errorf("%w: %w: the table has its records up to %d, the wal ends at %d", txlog.ErrFenced, wal.ErrSequenceGap, w.committed, last)
 	}
 	for {
-		err := w.wal.Replay(w.inserted, func(seq wal.Sequence, b series.Batch) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if w.headBytes.Load() >= w.opts.FlushBytes {
-				return errPause
-			}
-			ids := make([]series.ID, len(b))
-			for i := range b {
-				ids[i] = series.IDOf(b[i].Labels)
-			}
-			w.insertMu.Lock()
-			defer w.insertMu.Unlock()
-			w.insert(seq, b, ids)
-			return nil
-		})
+		err := w.replay(ctx, false)
 		if err == nil {
 			break
 		}
