@@ -9,13 +9,14 @@ PKG         ?= ./...
 VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 # AGPL: a program that tests run, never linked.
 MINIO       := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+OTELBUILDER := go.opentelemetry.io/collector/cmd/builder@v0.160.0
 PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v1.150.0
 
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus ci clean
+.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -57,8 +58,10 @@ bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our 
 	$(GO) build -o $(BIN)/bench-write ./internal/bench/write
 	$(BIN)/bench-write -cardinal $(BIN)/cardinal-writer -prometheus $(TOOLS)/bin/prometheus -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
 
-crash: build ## kill -9 the real server 20 times under load; every acknowledged sample must be there once
-	$(GO) test -count=1 -tags crash -run TestKill -v -timeout 20m ./internal/crash -args -binary $(BIN)/cardinal
+# The programs that are killed pass crash points; those that ship do not.
+crash: $(TOOLS)/bin/versitygw ## kill -9 the real programs 102 times under all protocols, and take their store away: acknowledged = stored, once
+	$(GO) build -tags crashpoints -o $(BIN)/crash/ ./cmd/cardinal ./cmd/cardinal-writer
+	$(GO) test -count=1 -tags crash -v -timeout 20m ./internal/crash -args -binary $(BIN)/crash/cardinal -writer $(BIN)/crash/cardinal-writer $(if $(SEED),-seed $(SEED))
 
 demo: build ## this machine's metrics: written, queried, travelled, compacted, vacuumed, checked
 	$(BIN)/cardinal demo
@@ -66,10 +69,13 @@ demo: build ## this machine's metrics: written, queried, travelled, compacted, v
 demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
 	$(GO) run ./internal/interop/s3 $(BIN)/cardinal demo
 
-interop: interop-engines interop-prometheus ## other people's programs against ours
+interop: interop-engines interop-prometheus interop-write ## other people's programs against ours
 
 interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to us for 60 s; both sides count
 	$(GO) run ./internal/interop/prometheus -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus
+
+interop-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/otelcol $(TOOLS)/venv-write ## Prometheus agents, OpenTelemetry SDK and Collector, InfluxDB clients and pyarrow send to us; both sides count
+	$(GO) run ./internal/interop/write -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus -otelcol $(TOOLS)/bin/otelcol -python $(TOOLS)/venv-write/bin/python
 
 interop-engines: build $(TOOLS)/venv $(TOOLS)/jars $(TOOLS)/bin/versitygw ## delta-rs, Spark, DuckDB and Polars read our tables and we theirs, on disk and on S3
 	$(GO) build -o $(BIN)/interop-tables ./internal/interop/tables
@@ -100,6 +106,17 @@ $(TOOLS)/bin/prometheus:
 
 $(TOOLS)/bin/victoria-metrics:
 	GOBIN=$(TOOLS)/bin $(GO) install -p=1 $(VICTORIA)
+
+# Its own builder makes it of the parts that the file names.
+$(TOOLS)/bin/otelcol: internal/interop/otelcol.yaml
+	$(GO) run $(OTELBUILDER) --config $<
+	mkdir -p $(TOOLS)/bin && cp $(TOOLS)/otelcol/otelcol $@
+
+$(TOOLS)/venv-write: internal/interop/requirements-write.txt
+	rm -rf $@ $@.new
+	python3 -m venv --copies $@.new
+	$@.new/bin/python -m pip install -q -r $<
+	mv $@.new $@ && touch $@
 
 # The engines' versions are pinned in these two files, and nowhere else.
 $(TOOLS)/venv: internal/interop/requirements.txt

@@ -89,6 +89,16 @@ func (s *server) killed() bool {
 	return errors.As(s.ended, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 }
 
+// over: the process has ended.
+func (s *server) over() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // await waits for the end, or for that long.
 func (s *server) await(d time.Duration) bool {
 	select {

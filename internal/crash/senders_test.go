@@ -115,6 +115,17 @@ func load(ctx context.Context, c *clients, senders []*generator, l *ledger, paus
 	all.Wait()
 }
 
+// loadBriefly loads a server that has been restarted. It comes to the logs of
+// tables that nobody asks for by and by; the load asks for all of them.
+func loadBriefly(t *testing.T, s *server, senders []*generator, l *ledger) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	c := dial(t, s)
+	defer c.close()
+	load(ctx, c, senders, l, 10*time.Millisecond)
+}
+
 func sendBy(protocol string) sender {
 	for _, p := range protocols {
 		if p.name == protocol {

@@ -92,20 +92,19 @@ func FreeAddress() (string, error) {
 
 // GetJSON decodes the answer to one GET, which must be 200.
 func GetJSON(ctx context.Context, url string, into any) error {
-	return do(ctx, http.MethodGet, url, nil, func(dec *json.Decoder) error { return dec.Decode(into) })
+	return do(ctx, http.MethodGet, url, nil, into)
 }
 
-// PostJSON posts a value and calls next for each of those in the answer, which
-// must be 200.
-func PostJSON(ctx context.Context, url string, body any, next func(*json.Decoder) error) error {
+// PostJSON posts a value and decodes the answer, which must be 200.
+func PostJSON(ctx context.Context, url string, body, into any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	return do(ctx, http.MethodPost, url, data, next)
+	return do(ctx, http.MethodPost, url, data, into)
 }
 
-func do(ctx context.Context, method, url string, body []byte, next func(*json.Decoder) error) error {
+func do(ctx context.Context, method, url string, body []byte, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -120,18 +119,7 @@ func do(ctx context.Context, method, url string, body []byte, next func(*json.De
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		return errors.Join(fmt.Errorf("%s: %s: %s", url, resp.Status, answer), err)
 	}
-	for dec := json.NewDecoder(resp.Body); ; {
-		err := next(dec)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", url, err)
-		}
-		if !dec.More() {
-			return nil
-		}
-	}
+	return json.NewDecoder(resp.Body).Decode(into)
 }
 
 // AwaitListening returns when somebody listens at each address.

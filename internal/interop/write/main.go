@@ -182,21 +182,19 @@ func runClient(ctx context.Context, p programs, name, address string) (sent, err
 // behind their own.
 func stored(ctx context.Context, http string) (map[string]figure, error) {
 	const sql = `SELECT metric_name || coalesce('@' || agent, '') AS name, count(*) AS n, sum(value) FILTER (NOT isnan(value)) AS total FROM metrics GROUP BY ALL`
-	var out struct {
+	var rows []struct {
 		Name  string
 		N     int
 		Total *float64
 	}
+	if err := process.PostJSON(ctx, "http://"+http+"/api/v1/sql", map[string]string{"query": sql}, &rows); err != nil {
+		return nil, err
+	}
 	table := map[string]figure{}
-	err := process.PostJSON(ctx, "http://"+http+"/api/v1/sql", map[string]string{"query": sql, "format": "json"}, func(dec *json.Decoder) error {
-		out.Total = nil
-		if err := dec.Decode(&out); err != nil {
-			return err
-		}
-		table[out.Name] = figure{out.N, out.Total}
-		return nil
-	})
-	return table, err
+	for _, r := range rows {
+		table[r.Name] = figure{r.N, r.Total}
+	}
+	return table, nil
 }
 
 // report holds both sides against each other, and prints them if it may.
