@@ -6,11 +6,9 @@ import (
 	"net/url"
 
 	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
-	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/notifications"
 )
@@ -18,8 +16,7 @@ import (
 // errNotHere is the answer of what a table does not have.
 var errNotHere = errors.New("a table has no TSDB: not available")
 
-// nothing is a Prometheus without targets, rules, alertmanagers, exemplars and
-// TSDB.
+// nothing is a Prometheus without targets, rules, alertmanagers and TSDB.
 type nothing struct{}
 
 func (nothing) ScrapePools() []string                       { return []string{} }
@@ -33,11 +30,6 @@ func (nothing) Alertmanagers() []*url.URL            { return nil }
 func (nothing) DroppedAlertmanagers() []*url.URL     { return nil }
 func (nothing) RuleGroups() []*rules.Group           { return nil }
 func (nothing) AlertingRules() []*rules.AlertingRule { return nil }
-
-func (n nothing) ExemplarQuerier(context.Context) (storage.ExemplarQuerier, error) { return n, nil }
-func (nothing) Select(int64, int64, ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	return []exemplar.QueryResult{}, nil
-}
 
 func (nothing) notifications() []notifications.Notification { return []notifications.Notification{} }
 func (nothing) subscribe() (<-chan notifications.Notification, func(), bool) {

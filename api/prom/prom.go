@@ -16,6 +16,7 @@ import (
 	"math"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,11 +35,18 @@ import (
 	"cardinalsin/reader"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
+	"cardinalsin/writer"
 )
 
 // Options configure the API; Reader is required.
 type Options struct {
 	Reader *reader.Reader
+	// Exemplars and Metadata are the tables beside the one that is queried, as
+	// ingest names them.
+	Exemplars, Metadata SideTable
+	// StartTimestamps lets rate() and its like take the samples' start times
+	// into account. Default off, as in Prometheus.
+	StartTimestamps bool
 	// MaxSamples bounds the samples that one query loads, and those that it
 	// computes with at a time. Default 50 million, as in Prometheus.
 	MaxSamples int
@@ -91,6 +99,7 @@ func NewEngine(o Options) *promql.Engine {
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true,
 		ActiveQueryTracker: make(gate, o.MaxConcurrency),
+		UseStartTimestamps: o.StartTimestamps,
 	})
 }
 
@@ -118,7 +127,10 @@ func Handler(o Options) http.Handler {
 	o.EnsureDefaults()
 	q := NewQueryable(o.Reader)
 	q.MaxSamples = o.MaxSamples
-	return atVersion(serve(o, q))
+	mux := http.NewServeMux()
+	mux.Handle("/", serve(o, q))
+	mux.Handle("GET /api/v1/metadata", metadataHandler(o.Metadata, o.MaxSamples, o.Logger))
+	return atVersion(mux)
 }
 
 // serve is upstream's API over any storage.
@@ -126,7 +138,7 @@ func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 	started := time.Now()
 	none := nothing{}
 	api := v1.NewAPI(
-		NewEngine(o), q, nil, nil, none,
+		NewEngine(o), q, nil, nil, exemplars{o.Exemplars, o.MaxSamples},
 		func(context.Context) v1.ScrapePoolsRetriever { return none },
 		func(context.Context) v1.TargetRetriever { return none },
 		func(context.Context) v1.AlertmanagerRetriever { return none },
@@ -172,6 +184,8 @@ var statuses = []struct {
 	{lease.ErrPinLost, http.StatusServiceUnavailable},
 	{storage.ErrUnavailable, http.StatusServiceUnavailable},
 	{storage.ErrUnknownOutcome, http.StatusServiceUnavailable}, // of the pin's write
+	{writer.ErrIncomplete, http.StatusServiceUnavailable},
+	{writer.ErrOverloaded, http.StatusServiceUnavailable}, // too many tables are open
 	{context.DeadlineExceeded, http.StatusServiceUnavailable},
 }
 
@@ -193,10 +207,16 @@ func statusOf[Kind any](_ Kind, err error) (code int, override bool) {
 	return http.StatusInternalServerError, true
 }
 
+// sidePaths read other tables than the one whose version version= names.
+var sidePaths = []string{"/api/v1/query_exemplars", "/api/v1/metadata"}
+
 // atVersion takes version= and as_of= from the query or the form.
 func atVersion(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		at, err := ParseAt(r.FormValue("version"), r.FormValue("as_of"))
+		if err == nil && r.FormValue("version") != "" && slices.Contains(sidePaths, r.URL.Path) {
+			err = fmt.Errorf("%w: exemplars and metadata have versions of their own; use as_of", ErrInvalidAt)
+		}
 		if err != nil {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusBadRequest)

@@ -139,9 +139,17 @@ type point struct {
 	hist *prompb.Histogram // nil for a float
 }
 
-func (p point) ST() int64  { return 0 }
 func (p point) T() int64   { return p.Time.Millis() }
 func (p point) F() float64 { return p.Value }
+
+// ST is the start in milliseconds, rounded down; 0 where it is not known.
+func (p point) ST() int64 {
+	ms := p.Start / 1_000_000
+	if p.Start%1_000_000 < 0 {
+		ms--
+	}
+	return ms
+}
 
 func (p point) H() *histogram.Histogram {
 	if p.hist == nil || p.hist.IsFloatHistogram() {
