@@ -24,6 +24,7 @@ import (
 	"cardinalsin"
 	"cardinalsin/api/flight"
 	"cardinalsin/api/influx"
+	"cardinalsin/api/otlp"
 	"cardinalsin/api/prom"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/ingest"
@@ -124,6 +125,9 @@ func (d *Daemon) routes() error {
 		d.Sink = d.trace.sink(d.Sink)
 	}
 	d.Handle("POST /api/v1/write", prom.WriteHandler(d.Sink, logger))
+	metrics := otlp.Handler(d.Sink, otlp.Options{Logger: logger})
+	d.Handle("POST /v1/metrics", metrics)
+	d.Handle("POST /api/v1/otlp/v1/metrics", metrics)
 	lines := influx.Handler(d.Sink, influx.Options{Logger: logger})
 	for _, path := range influx.Paths() {
 		d.Handle(path, lines)
@@ -140,6 +144,7 @@ func (d *Daemon) routes() error {
 		server = append(server, grpc.StatsHandler(otelgrpc.NewServerHandler()))
 	}
 	d.grpc = grpc.NewServer(server...)
+	otlp.Register(d.grpc, d.Sink, otlp.Options{Logger: logger})
 	flight.Register(d.grpc, d.Sink, flight.Options{Table: d.opts.Tables.Table, Logger: logger})
 	return nil
 }
