@@ -34,7 +34,7 @@ func (s *server) url() string { return "http://" + s.address + s.path }
 
 // ours starts cardinal-writer on a store and a WAL below dir.
 func (b *bench) ours(dir string, more ...string) (*server, error) {
-	args := append([]string{"--store", "file://" + filepath.Join(dir, "store"), "--wal-dir", filepath.Join(dir, "wal"), "--http", "127.0.0.1:0", "--log-level", "warn"}, more...)
+	args := append([]string{"--store", "file://" + filepath.Join(dir, "store"), "--wal-dir", filepath.Join(dir, "wal"), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--log-level", "warn"}, more...)
 	s := &server{name: "ours", path: "/api/v1/write", accepted: "cardinal_append_samples_total", cmd: exec.Command(b.cardinal, args...)}
 	s.cmd.Stderr = os.Stderr
 	out, err := s.cmd.StdoutPipe()
