@@ -83,7 +83,7 @@ func put(ctx context.Context, client flight.Client, d *flight.FlightDescriptor, 
 // record builds a batch of the schema by JSON rows, in Arrow's own form.
 func record(t testing.TB, schema *arrow.Schema, rows string) arrow.RecordBatch {
 	t.Helper()
-	rec, _, err := array.RecordFromJSON(memory.DefaultAllocator, schema, stringReader(rows))
+	rec, _, err := array.RecordFromJSON(memory.DefaultAllocator, schema, strings.NewReader(rows))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +93,7 @@ func record(t testing.TB, schema *arrow.Schema, rows string) arrow.RecordBatch {
 var (
 	text      = arrow.BinaryTypes.String
 	words     = &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: text}
+	seconds   = &arrow.TimestampType{Unit: arrow.Second}
 	micros    = &arrow.TimestampType{Unit: arrow.Microsecond, TimeZone: "UTC"}
 	doubles   = arrow.PrimitiveTypes.Float64
 	longs     = arrow.PrimitiveTypes.Int64
@@ -110,5 +111,3 @@ func schemaOf(pairs ...any) *arrow.Schema {
 
 // plain is the least that a client sends: a value and one label.
 var plain = schemaOf("timestamp", micros, "metric_name", text, "value", doubles, "host", text)
-
-func stringReader(s string) io.Reader { return strings.NewReader(s) }

@@ -142,17 +142,17 @@ func labelOf(base *chunk.Layout, f arrow.Field) (string, error) {
 	if f.Name == "" || len(f.Name) > maxTextBytes {
 		return "", fmt.Errorf("%w: a column's name has %d bytes", ingest.ErrMalformed, len(f.Name))
 	}
+	if f.Name == series.MetricName {
+		return "", fmt.Errorf("%w: column %q: the metric's name is in column %q", ingest.ErrMalformed, f.Name, chunk.ColumnMetricName)
+	}
 	// A label with a column of its own name, or one underscore less.
 	for _, label := range []string{f.Name, strings.TrimPrefix(f.Name, "_")} {
 		fields := base.Grow([]string{label})
-		if len(fields) == 1 && fields[0].Name == f.Name && label != series.MetricName {
+		if len(fields) == 1 && fields[0].Name == f.Name {
 			return label, nil
 		}
 	}
-	switch {
-	case f.Name == series.MetricName:
-		return "", fmt.Errorf("%w: column %q: the metric's name is in column %q", ingest.ErrMalformed, f.Name, chunk.ColumnMetricName)
-	case strings.HasPrefix(f.Name, "_"):
+	if strings.HasPrefix(f.Name, "_") {
 		return "", fmt.Errorf("%w: column %.200q: the column of label %.200q is %.200q", ingest.ErrMalformed, f.Name, f.Name, "_"+f.Name)
 	}
 	return f.Name, nil // a name that no Parquet column can have, but Arrow's can

@@ -2,6 +2,7 @@ package arrowbatch
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -327,10 +328,12 @@ func (c *Converter) valueReader(rec arrow.RecordBatch) (func(int, *series.Sample
 	}, nil
 }
 
+var errNoBytes = errors.New("no bytes")
+
 // validateHistogram refuses what the query engine could not read.
 func validateHistogram(data []byte) error {
 	if len(data) == 0 {
-		return fmt.Errorf("%w: no bytes", ingest.ErrMalformed)
+		return errNoBytes
 	}
 	var h prompb.Histogram
 	if err := h.Unmarshal(data); err != nil {
