@@ -139,8 +139,8 @@ func TestForgedIdentity(t *testing.T) {
 					if err := e.pend(n, s, s.Samples[i:i+1]); err != nil {
 						t.Fatal(err)
 					}
-					if e.pendingRows >= rowGroup {
-						e.flush()
+					if len(e.rows.times) >= rowGroup {
+						e.flush(false)
 					}
 				}
 			}

@@ -1,17 +1,20 @@
 package chunk
 
 import (
+	"bytes"
+	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
 )
 
-// dictionary gives texts codes in the order in which they come. Unlike a map
-// it finds a text without a second look at its bucket, and is emptied without
-// giving its memory back: a chunk of short series asks it for every label.
+// dictionary gives texts codes in the order in which they come. It keeps them
+// as a Parquet dictionary page holds them, close together: a chunk of short
+// series asks it for every label, and most of that is waiting for memory.
 type dictionary struct {
-	values []string
-	slots  []slot // by hash, open addressing, a power of two; at most half full
-	seed   maphash.Seed
+	page  []byte // each text after its length in four bytes
+	ends  []int  // in page, by code
+	slots []slot // by hash, open addressing, a power of two; at most half full
+	seed  maphash.Seed
 }
 
 // slot holds a code, one more so that zero is free, and bits of the hash.
@@ -20,9 +23,18 @@ type slot struct {
 	code int32
 }
 
+// text is the text of a code.
+func (d *dictionary) text(code int32) []byte {
+	start := 4
+	if code > 0 {
+		start += d.ends[code-1]
+	}
+	return d.page[start:d.ends[code]]
+}
+
 // code returns the code of a text; fresh says that the text is new.
 func (d *dictionary) code(text string) (code int32, fresh bool) {
-	if len(d.values)*2 >= len(d.slots) {
+	if len(d.ends)*2 >= len(d.slots) {
 		d.grow()
 	}
 	h := maphash.String(d.seed, text)
@@ -30,11 +42,12 @@ func (d *dictionary) code(text string) (code int32, fresh bool) {
 	for i := int(h) & mask; ; i = (i + 1) & mask {
 		s := &d.slots[i]
 		if s.code == 0 {
-			d.values = append(d.values, text)
-			*s = slot{uint32(h >> 32), int32(len(d.values))}
+			d.page = append(binary.LittleEndian.AppendUint32(d.page, uint32(len(text))), text...)
+			d.ends = append(d.ends, len(d.page))
+			*s = slot{uint32(h >> 32), int32(len(d.ends))}
 			return s.code - 1, true
 		}
-		if s.tag == uint32(h>>32) && d.values[s.code-1] == text {
+		if s.tag == uint32(h>>32) && string(d.text(s.code-1)) == text {
 			return s.code - 1, false
 		}
 	}
@@ -44,10 +57,10 @@ func (d *dictionary) grow() {
 	if len(d.slots) == 0 {
 		d.seed = maphash.MakeSeed()
 	}
-	d.slots = make([]slot, max(16, 2*len(d.slots)))
+	d.slots = make([]slot, max(16, 4*len(d.slots)))
 	mask := len(d.slots) - 1
-	for code, text := range d.values {
-		h := maphash.String(d.seed, text)
+	for code := range d.ends {
+		h := maphash.Bytes(d.seed, d.text(int32(code)))
 		i := int(h) & mask
 		for d.slots[i].code != 0 {
 			i = (i + 1) & mask
@@ -56,14 +69,28 @@ func (d *dictionary) grow() {
 	}
 }
 
+// bounds returns the least and the greatest text; there must be one.
+func (d *dictionary) bounds() (least, greatest []byte) {
+	least, greatest = d.text(0), d.text(0)
+	for code := range d.ends {
+		t := d.text(int32(code))
+		if bytes.Compare(t, least) < 0 {
+			least = t
+		}
+		if bytes.Compare(t, greatest) > 0 {
+			greatest = t
+		}
+	}
+	return least, greatest
+}
+
 // reset forgets all texts.
 func (d *dictionary) reset() {
-	if len(d.values) == 0 {
+	if len(d.ends) == 0 {
 		return
 	}
-	clear(d.values) // they keep the caller's label sets alive
 	clear(d.slots)
-	d.values = d.values[:0]
+	d.page, d.ends = d.page[:0], d.ends[:0]
 }
 
 // Bounds of what a dictionary of values may hold. Codes have whole bytes, one
@@ -81,44 +108,54 @@ type valueDictionary struct {
 	codes  []uint16
 }
 
-func (d *valueDictionary) reset() {
+// fill gives the values codes, those without a histogram if there are any; it
+// returns false where a dictionary would not pay.
+func (d *valueDictionary) fill(values []uint64, histograms [][]byte) bool {
 	if len(d.slots) == 0 || len(d.slots) > 1<<10 {
 		d.resize(1 << 10)
 	}
 	clear(d.slots)
 	d.values, d.codes = d.values[:0], d.codes[:0]
+	last, code := uint64(0), int32(-1)
+	for i, v := range values {
+		if len(histograms) > 0 && histograms[i] != nil {
+			continue
+		}
+		if v != last || code < 0 {
+			if code = d.code(v); code < 0 {
+				return false
+			}
+			last = v
+		}
+		d.codes = append(d.codes, uint16(code))
+	}
+	return len(d.codes) > 0 && len(d.values) <= len(d.codes)/4
+}
+
+// code returns the code of a value, -1 where there are too many.
+func (d *valueDictionary) code(v uint64) int32 {
+	i := d.find(v)
+	if c := d.slots[i]; c > 0 {
+		return c - 1
+	}
+	n := len(d.values)
+	if n == maxValueCodes || len(d.codes) >= valueCodesStep && n > len(d.codes)/2 {
+		return -1
+	}
+	d.values = append(d.values, v)
+	d.slots[i] = int32(n + 1)
+	if 2*len(d.values) > len(d.slots) {
+		d.resize(4 * len(d.slots))
+		for c, v := range d.values {
+			d.slots[d.find(v)] = int32(c + 1)
+		}
+	}
+	return int32(n)
 }
 
 func (d *valueDictionary) resize(n int) {
 	d.slots = make([]int32, n)
 	d.shift = 64 - bits.Len(uint(n-1))
-}
-
-// add appends the code of one more row; it returns false where there would be
-// too many.
-func (d *valueDictionary) add(v uint64) bool {
-	if n := len(d.codes); n > 0 && d.values[d.codes[n-1]] == v {
-		d.codes = append(d.codes, d.codes[n-1])
-		return true
-	}
-	i := d.find(v)
-	code := d.slots[i] - 1
-	if code < 0 {
-		code = int32(len(d.values))
-		if n := len(d.codes); code == maxValueCodes || n >= valueCodesStep && int(code) > n/2 {
-			return false
-		}
-		d.values = append(d.values, v)
-		d.slots[i] = code + 1
-		if 2*len(d.values) > len(d.slots) {
-			d.resize(2 * len(d.slots))
-			for c, v := range d.values {
-				d.slots[d.find(v)] = int32(c + 1)
-			}
-		}
-	}
-	d.codes = append(d.codes, uint16(code))
-	return true
 }
 
 // find returns the slot of a value, or the free one where it belongs.
@@ -133,6 +170,3 @@ func (d *valueDictionary) find(v uint64) int {
 		h = (h + 1) & (len(d.slots) - 1)
 	}
 }
-
-// pays reports whether dictionary and codes are much shorter than the values.
-func (d *valueDictionary) pays() bool { return len(d.codes) > 0 && len(d.values) <= len(d.codes)/4 }

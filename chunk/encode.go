@@ -139,7 +139,8 @@ func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded
 }
 
 // Contents tells what a file may hold. Columns of what it does not are left
-// out; anything that was not announced is refused.
+// out, in a file of one row group also those of what it only might; anything
+// that was not announced is refused.
 type Contents struct {
 	// Labels are the names of labels; which of them have a column is the
 	// layout's to say. The metric name need not be among them.

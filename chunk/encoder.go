@@ -27,7 +27,7 @@ type Encoder struct {
 	shape []shapeEntry
 
 	pending      []segment
-	pendingRows  int
+	rows         rowColumns
 	pendingBytes int
 	summary      summary
 	last         Series
@@ -39,6 +39,16 @@ type Encoder struct {
 type shapeEntry struct {
 	name   string
 	column *labelColumn // nil: overflow
+}
+
+// rowColumns holds what the pending rows do not share with their neighbours.
+type rowColumns struct {
+	times  []int64
+	values []uint64 // bits; 0 where there is a histogram
+	// Empty where the file has no such column.
+	nanos      []uint16
+	starts     []int64
+	histograms [][]byte // nil: none
 }
 
 // labelColumn is one label column of the pending row group.
@@ -55,7 +65,7 @@ type labelColumn struct {
 type segment struct {
 	name     string
 	id       series.ID
-	samples  []series.Sample
+	rows     int32
 	overflow []labels.Label
 }
 
@@ -106,8 +116,8 @@ func (e *Encoder) Size() int64 {
 }
 
 // Add appends one series under the conditions of [Encode]; one without
-// samples is ignored. It keeps s until the row group is written: do not
-// change it. After an error the encoder is of no use.
+// samples is ignored. It copies the samples; it keeps labels and histograms
+// until the row group is written. After an error the encoder is of no use.
 func (e *Encoder) Add(s Series) error {
 	if e.err == nil && len(s.Samples) > 0 {
 		e.err = e.add(s)
@@ -121,9 +131,14 @@ func (e *Encoder) add(s Series) error {
 		return err
 	}
 	e.summarise(name, s)
-	e.last, e.lastName = s, name
+	e.last, e.lastName = Series{Labels: s.Labels, ID: s.ID}, name
+	return e.write(name, s)
+}
+
+// write adds the rows of one series, and row groups as they fill up.
+func (e *Encoder) write(name string, s Series) error {
 	for rest := s.Samples; len(rest) > 0; {
-		n := min(len(rest), e.opts.RowGroupRows-e.pendingRows)
+		n := min(len(rest), e.opts.RowGroupRows-len(e.rows.times))
 		if e.has.histogram {
 			// At least one row, then as many as the byte limit allows.
 			bytes := e.pendingBytes
@@ -138,8 +153,8 @@ func (e *Encoder) add(s Series) error {
 			return err
 		}
 		rest = rest[n:]
-		if e.pendingRows >= e.opts.RowGroupRows || e.pendingBytes >= e.opts.rowGroupBytes || len(rest) > 0 {
-			e.flush()
+		if len(e.rows.times) >= e.opts.RowGroupRows || e.pendingBytes >= e.opts.rowGroupBytes || len(rest) > 0 {
+			e.flush(false)
 		}
 	}
 	return nil
@@ -231,7 +246,7 @@ func (e *Encoder) summarise(name string, s Series) {
 
 // pend adds rows of one series to the pending row group.
 func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
-	seg := segment{name: name, id: s.ID, samples: samples}
+	seg := segment{name: name, id: s.ID, rows: int32(len(samples))}
 	at := int32(len(e.pending))
 	k := 0
 	var bad error
@@ -275,12 +290,46 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 		return bad
 	}
 	e.pending = append(e.pending, seg)
-	e.pendingRows += len(samples)
 	e.pendingBytes += len(name)
-	for i := range samples {
-		e.pendingBytes += len(samples[i].Histogram)
+	e.rows.add(samples, e.has)
+	if e.has.histogram {
+		for i := range samples {
+			e.pendingBytes += len(samples[i].Histogram)
+		}
 	}
 	return nil
+}
+
+func (c *rowColumns) add(samples []series.Sample, has fileColumns) {
+	for i := range samples {
+		p := &samples[i]
+		bits := math.Float64bits(p.Value)
+		if p.Histogram != nil {
+			bits = 0
+		}
+		c.times = append(c.times, int64(p.Time))
+		c.values = append(c.values, bits)
+	}
+	if has.nanos {
+		for i := range samples {
+			c.nanos = append(c.nanos, samples[i].Nanos)
+		}
+	}
+	if has.start {
+		for i := range samples {
+			c.starts = append(c.starts, samples[i].Start)
+		}
+	}
+	if has.histogram {
+		for i := range samples {
+			c.histograms = append(c.histograms, samples[i].Histogram)
+		}
+	}
+}
+
+func (c *rowColumns) reset() {
+	clear(c.histograms)
+	c.times, c.values, c.nanos, c.starts, c.histograms = c.times[:0], c.values[:0], c.nanos[:0], c.starts[:0], c.histograms[:0]
 }
 
 func badValue(name, value string) error {
@@ -289,7 +338,7 @@ func badValue(name, value string) error {
 
 // code returns the code of a value, a new one if need be.
 func (c *labelColumn) code(value string) (int32, error) {
-	if c.lastCode >= 0 && c.dict.values[c.lastCode] == value {
+	if c.lastCode >= 0 && string(c.dict.text(c.lastCode)) == value {
 		return c.lastCode, nil
 	}
 	code, fresh := c.dict.code(value)
@@ -297,29 +346,54 @@ func (c *labelColumn) code(value string) (int32, error) {
 		if value == "" || !utf8.ValidString(value) {
 			return 0, badValue(c.label, value)
 		}
-		c.summary.bounds.add(value)
 	}
 	c.lastCode = code
 	return code, nil
 }
 
-// flush writes the pending rows as a row group.
-func (e *Encoder) flush() {
+// flush writes the pending rows as a row group, the last one or not.
+func (e *Encoder) flush(last bool) {
 	if len(e.pending) == 0 {
 		return
 	}
 	if e.out == nil {
+		if last {
+			e.prune()
+		}
 		// Most series have one row: a dictionary would be longer than what
 		// it stands for.
-		deltaIDs := len(e.pending)*2 > e.pendingRows
+		deltaIDs := len(e.pending)*2 > len(e.rows.times)
 		e.out = newFileWriter(e.opts, e.has, e.columns, deltaIDs)
 	}
-	e.out.writeRowGroup(e.pending, e.pendingRows)
+	e.out.writeRowGroup(e.pending, &e.rows)
 	clear(e.pending)
-	e.pending, e.pendingRows, e.pendingBytes = e.pending[:0], 0, 0
+	e.pending, e.pendingBytes = e.pending[:0], 0
+	e.rows.reset()
 	for _, c := range e.columns {
+		if len(c.codes) > 0 {
+			least, greatest := c.dict.bounds()
+			c.summary.bounds.add(string(least))
+			c.summary.bounds.add(string(greatest))
+		}
 		c.dict.reset()
 		c.segments, c.codes, c.lastCode = c.segments[:0], c.codes[:0], -1
+	}
+}
+
+// prune leaves out the columns of a file of one row group that were announced
+// and hold nothing.
+func (e *Encoder) prune() {
+	e.columns = slices.DeleteFunc(e.columns, func(c *labelColumn) bool { return len(c.codes) == 0 })
+	over := map[string]bool{}
+	for i := range e.pending {
+		for _, l := range e.pending[i].overflow {
+			over[l.Name] = true
+		}
+	}
+	e.overflow = over
+	e.has = fileColumns{
+		nanos: e.summary.nanos > 0, start: e.summary.starts > 0,
+		histogram: e.summary.histograms > 0, overflow: len(over) > 0,
 	}
 }
 
@@ -333,7 +407,7 @@ func (e *Encoder) Finish() (*Encoded, error) {
 	if e.summary.rows == 0 {
 		return nil, fmt.Errorf("%w: no rows", ErrInvalidInput)
 	}
-	e.flush()
+	e.flush(true)
 	out := &Encoded{
 		Rows: e.summary.rows, Series: e.summary.seriesN, Time: e.summary.time,
 		Keys:   keyRangeOf(e.summary.names.min, e.summary.first, e.summary.names.max, e.summary.last),

@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
-
-	"cardinalsin/series"
+	"slices"
 )
 
 // codePages writes a column of dictionary codes. A page ends at a multiple of
@@ -70,41 +69,37 @@ func (p *codePages) endPage() {
 }
 
 // writeTextDict writes the dictionary page of strings and the column's bounds.
-func (f *fileWriter) writeTextDict(values []string) {
-	f.raw = f.raw[:0]
-	var b stringBounds
-	for _, v := range values {
-		b.add(v)
-		f.raw = append(binary.LittleEndian.AppendUint32(f.raw, uint32(len(v))), v...)
-	}
-	f.writePage(pageDictionary, len(values), encodingPlain)
-	if b.set {
-		f.bounds([]byte(b.min), []byte(b.max))
+func (f *fileWriter) writeTextDict(d *dictionary) {
+	f.raw = append(f.raw[:0], d.page...)
+	f.writePage(pageDictionary, len(d.ends), encodingPlain)
+	if len(d.ends) > 0 {
+		f.bounds(d.bounds())
 	}
 }
 
 // writeNames writes metric_name, whose values ascend with the segments.
 func (f *fileWriter) writeNames(segs []segment) {
-	var values []string
+	d := &f.texts
+	d.reset()
 	for i := range segs {
 		if i == 0 || segs[i].name != segs[i-1].name {
-			values = append(values, segs[i].name)
+			d.code(segs[i].name)
 		}
 	}
-	f.writeTextDict(values)
-	p := f.codePages(len(values))
+	f.writeTextDict(d)
+	p := f.codePages(len(d.ends))
 	code := int32(0)
 	for i := range segs {
 		if i > 0 && segs[i].name != segs[i-1].name {
 			code++
 		}
-		p.put(code, len(segs[i].samples))
+		p.put(code, int(segs[i].rows))
 	}
 }
 
 func (f *fileWriter) writeLabel(c *labelColumn) {
-	f.writeTextDict(c.dict.values)
-	p := f.codePages(len(c.dict.values))
+	f.writeTextDict(&c.dict)
+	p := f.codePages(len(c.dict.ends))
 	for i, seg := range c.segments {
 		if gap := int(f.starts[seg]) - p.row; gap > 0 {
 			p.put(nullCode, gap)
@@ -123,11 +118,14 @@ func (f *fileWriter) writeIDs(segs []segment) {
 	}
 	f.bounds(longBytes(least), longBytes(greatest))
 	if f.delta {
-		f.writeLongs(segs, func(seg *segment, lo, hi int) {
-			for range hi - lo {
-				f.longs = append(f.longs, int64(seg.id))
+		ids := f.longs[:0]
+		for i := range segs {
+			for range segs[i].rows {
+				ids = append(ids, int64(segs[i].id))
 			}
-		})
+		}
+		f.longs = ids
+		f.writeLongs(ids)
 		return
 	}
 	f.raw = f.raw[:0]
@@ -145,87 +143,57 @@ func (f *fileWriter) writeIDs(segs []segment) {
 		if i > 0 && segs[i].id != segs[i-1].id {
 			code++
 		}
-		p.put(code, len(segs[i].samples))
+		p.put(code, int(segs[i].rows))
 	}
 }
 
-// pages cuts the segments into pages of so many rows and calls visit for each
-// run of rows of one segment, then end at the end of each page.
-func (f *fileWriter) pages(segs []segment, rows int, visit func(seg *segment, lo, hi int), end func(rows int)) {
-	at := 0 // rows in the page so far
-	for i := range segs {
-		s := &segs[i]
-		for lo := 0; lo < len(s.samples); {
-			hi := min(len(s.samples), lo+rows-at)
-			visit(s, lo, hi)
-			at += hi - lo
-			lo = hi
-			if at == rows {
-				end(at)
-				at = 0
-			}
-		}
-	}
-	if at > 0 {
-		end(at)
+// pages calls write for the rows lo to hi of each page.
+func (f *fileWriter) pages(rows int, write func(lo, hi int)) {
+	for lo := 0; lo < f.total; lo += rows {
+		write(lo, min(lo+rows, f.total))
 	}
 }
 
-// writeLongs writes a column of integers that visit appends to f.longs, and
-// for an optional one their levels to f.defs.
-func (f *fileWriter) writeLongs(segs []segment, visit func(seg *segment, lo, hi int)) {
-	f.longs = f.longs[:0]
-	f.defs.reset(bitsFor(f.column.leaf.maxDef))
-	f.pages(segs, f.opts.PageRows, visit, func(rows int) {
-		f.levels()
-		f.raw = appendDelta(f.raw, f.longs)
-		f.writePage(pageData, rows, encodingDelta)
-		f.longs = f.longs[:0]
+// writeLongs writes a required column of integers.
+func (f *fileWriter) writeLongs(values []int64) {
+	f.pages(f.opts.PageRows, func(lo, hi int) {
+		f.raw = appendDelta(f.raw[:0], values[lo:hi])
+		f.writePage(pageData, hi-lo, encodingDelta)
 	})
 }
 
-func (f *fileWriter) writeTimes(segs []segment) {
-	span := series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64}
-	for i := range segs {
-		s := segs[i].samples
-		span = span.Union(series.TimeRange{Min: s[0].Time, Max: s[len(s)-1].Time})
-	}
-	f.bounds(longBytes(int64(span.Min)), longBytes(int64(span.Max)))
-	f.writeLongs(segs, func(seg *segment, lo, hi int) {
-		for k := lo; k < hi; k++ {
-			f.longs = append(f.longs, int64(seg.samples[k].Time))
-		}
-	})
+func (f *fileWriter) writeTimes(times []int64) {
+	f.bounds(longBytes(slices.Min(times)), longBytes(slices.Max(times)))
+	f.writeLongs(times)
 }
 
-func (f *fileWriter) writeStarts(segs []segment) {
+func (f *fileWriter) writeStarts(starts []int64) {
 	least, greatest := int64(math.MaxInt64), int64(math.MinInt64)
-	present := 0
-	f.writeLongs(segs, func(seg *segment, lo, hi int) {
-		for k := lo; k < hi; k++ {
-			v := seg.samples[k].Start
-			if v == 0 {
-				f.defs.put(0, 1)
-				continue
+	f.defs.reset(1)
+	f.pages(f.opts.PageRows, func(lo, hi int) {
+		present := f.longs[:0]
+		for _, v := range starts[lo:hi] {
+			f.defs.put(uint32(b2i(v != 0)), 1)
+			if v != 0 {
+				present = append(present, v)
+				least, greatest = min(least, v), max(greatest, v)
 			}
-			f.defs.put(1, 1)
-			f.longs = append(f.longs, v)
-			least, greatest = min(least, v), max(greatest, v)
-			present++
 		}
+		f.longs = present
+		f.column.nulls += int64(hi - lo - len(present))
+		f.levels()
+		f.raw = appendDelta(f.raw, present)
+		f.writePage(pageData, hi-lo, encodingDelta)
 	})
-	f.column.nulls = int64(f.total - present)
-	if present > 0 {
+	if least <= greatest {
 		f.bounds(longBytes(least), longBytes(greatest))
 	}
 }
 
-func (f *fileWriter) writeNanos(segs []segment) {
+func (f *fileWriter) writeNanos(nanos []uint16) {
 	var codes [maxNanos + 1]int32 // by value; 0 is null
-	for i := range segs {
-		for k := range segs[i].samples {
-			codes[segs[i].samples[k].Nanos] = 1
-		}
+	for _, v := range nanos {
+		codes[v] = 1
 	}
 	codes[0] = nullCode
 	f.raw = f.raw[:0]
@@ -242,10 +210,8 @@ func (f *fileWriter) writeNanos(segs []segment) {
 	}
 	f.writePage(pageDictionary, int(n), encodingPlain)
 	p := f.codePages(int(n))
-	for i := range segs {
-		for k := range segs[i].samples {
-			p.put(codes[segs[i].samples[k].Nanos], 1)
-		}
+	for _, v := range nanos {
+		p.put(codes[v], 1)
 	}
 }
 
@@ -258,13 +224,11 @@ const valuePages = 4
 //
 // It states no bounds. Parquet's leave NaN out, and SQL puts it above all
 // numbers: DuckDB prunes NaN rows by such bounds and loses them.
-func (f *fileWriter) writeValues(segs []segment) {
+func (f *fileWriter) writeValues(c *rowColumns) {
 	f.column.noStats = true
-	optional := f.column.leaf.maxDef > 0
 	d := &f.byValue
-	d.reset()
-	if !f.collectValues(segs) || !d.pays() {
-		f.writePlainValues(segs, optional)
+	if !d.fill(c.values, c.histograms) {
+		f.writePlainValues(c)
 		return
 	}
 	f.raw = f.raw[:0]
@@ -274,37 +238,22 @@ func (f *fileWriter) writeValues(segs []segment) {
 	f.writePage(pageDictionary, len(d.values), encodingPlain)
 	wide := len(d.values) > 1<<8
 	f.defs.reset(bitsFor(f.column.leaf.maxDef))
-	from, to := 0, 0 // codes of the page
-	f.pages(segs, valuePages*f.opts.PageRows, func(seg *segment, lo, hi int) {
-		if !optional {
-			to += hi - lo
-			return
-		}
-		for k := lo; k < hi; k++ {
-			present := b2i(seg.samples[k].Histogram == nil)
-			f.defs.put(uint32(present), 1)
-			to += present
-		}
-	}, func(rows int) {
-		f.levels()
-		f.raw = appendByteCodes(f.raw, d.codes[from:to], wide)
-		f.writePage(pageData, rows, encodingRLEDict)
-		from = to
-	})
-}
-
-// collectValues gives each value a code; it returns false where that does not
-// pay.
-func (f *fileWriter) collectValues(segs []segment) bool {
-	for i := range segs {
-		samples := segs[i].samples
-		for k := range samples {
-			if samples[k].Histogram == nil && !f.byValue.add(math.Float64bits(samples[k].Value)) {
-				return false
+	codes := d.codes
+	f.pages(valuePages*f.opts.PageRows, func(lo, hi int) {
+		n := hi - lo
+		if f.has.histogram {
+			n = 0
+			for _, h := range c.histograms[lo:hi] {
+				present := b2i(h == nil)
+				f.defs.put(uint32(present), 1)
+				n += present
 			}
 		}
-	}
-	return true
+		f.levels()
+		f.raw = appendByteCodes(f.raw, codes[:n], wide)
+		f.writePage(pageData, hi-lo, encodingRLEDict)
+		codes = codes[n:]
+	})
 }
 
 // appendByteCodes appends codes of eight bits, or sixteen if wide, as one
@@ -329,42 +278,41 @@ func appendByteCodes(out []byte, codes []uint16, wide bool) []byte {
 	return out
 }
 
-func (f *fileWriter) writePlainValues(segs []segment, optional bool) {
-	f.floats = f.floats[:0]
+func (f *fileWriter) writePlainValues(c *rowColumns) {
 	f.defs.reset(bitsFor(f.column.leaf.maxDef))
-	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
-		for k := lo; k < hi; k++ {
-			p := &seg.samples[k]
-			if optional {
-				f.defs.put(uint32(b2i(p.Histogram == nil)), 1)
+	f.pages(f.opts.PageRows, func(lo, hi int) {
+		values := c.values[lo:hi]
+		if f.has.histogram {
+			f.floats = f.floats[:0]
+			for k, h := range c.histograms[lo:hi] {
+				f.defs.put(uint32(b2i(h == nil)), 1)
+				if h == nil {
+					f.floats = append(f.floats, values[k])
+				}
 			}
-			if p.Histogram == nil {
-				f.floats = append(f.floats, math.Float64bits(p.Value))
-			}
+			values = f.floats
 		}
-	}, func(rows int) {
 		f.levels()
 		encoding := int32(encodingPlain)
 		if f.opts.SplitValues {
 			encoding = encodingStreamSplit
 			for shift := 0; shift < 64; shift += 8 {
-				for _, v := range f.floats {
+				for _, v := range values {
 					f.raw = append(f.raw, byte(v>>shift))
 				}
 			}
 		} else {
-			for _, v := range f.floats {
+			for _, v := range values {
 				f.raw = binary.LittleEndian.AppendUint64(f.raw, v)
 			}
 		}
-		f.writePage(pageData, rows, encoding)
-		f.floats = f.floats[:0]
+		f.writePage(pageData, hi-lo, encoding)
 	})
 }
 
-func (f *fileWriter) writeHistograms(segs []segment) {
+func (f *fileWriter) writeHistograms(histograms [][]byte) {
 	f.column.noStats = true
-	f.defs.reset(bitsFor(f.column.leaf.maxDef))
+	f.defs.reset(1)
 	var values []byte
 	rows := 0
 	write := func() {
@@ -376,21 +324,20 @@ func (f *fileWriter) writeHistograms(segs []segment) {
 		f.writePage(pageData, rows, encodingPlain)
 		values, rows = values[:0], 0
 	}
-	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
-		for k := lo; k < hi; k++ {
+	f.pages(f.opts.PageRows, func(lo, hi int) {
+		for _, h := range histograms[lo:hi] {
 			rows++
-			h := seg.samples[k].Histogram
+			f.defs.put(uint32(b2i(h != nil)), 1)
 			if h == nil {
-				f.defs.put(0, 1)
 				continue
 			}
-			f.defs.put(1, 1)
 			values = append(binary.LittleEndian.AppendUint32(values, uint32(len(h))), h...)
 			if len(values) >= maxPageBytes {
 				write()
 			}
 		}
-	}, func(int) { write() })
+		write()
+	})
 }
 
 // Levels of the overflow map: the map itself is optional, its entries
@@ -415,41 +362,36 @@ func (f *fileWriter) writeOverflow(segs []segment, keys bool) {
 			codes = append(codes, code)
 		}
 	}
-	f.writeTextDict(d.values)
-	f.column.least, f.column.greatest = nil, nil
+	f.writeTextDict(d)
 	def := uint32(f.column.leaf.maxDef)
-	width := codeWidth(len(d.values))
+	width := codeWidth(len(d.ends))
 	f.codes.reset(width)
 	f.defs.reset(bitsFor(f.column.leaf.maxDef))
 	f.reps.reset(bitsFor(f.column.leaf.maxRep))
-	values := 0
-	last, first := -1, 0 // where the codes of the segment last seen begin
-	f.pages(segs, f.opts.PageRows, func(seg *segment, lo, hi int) {
-		n := len(seg.overflow)
-		if n == 0 {
-			f.defs.put(0, hi-lo)
-			f.reps.put(0, hi-lo)
-			values += hi - lo
-			return
-		}
-		if lo == 0 {
-			first = last + 1
-			last += n
-		}
-		for range hi - lo {
-			for i, c := range codes[first : first+n] {
-				f.reps.put(uint32(min(i, 1)), 1)
+	values, at, row := 0, 0, 0 // of the page; in codes; in the row group
+	for i := range segs {
+		n := len(segs[i].overflow)
+		for range segs[i].rows {
+			if n == 0 {
+				f.defs.put(0, 1)
+				f.reps.put(0, 1)
+				values++
+			}
+			for k, c := range codes[at : at+n] {
+				f.reps.put(uint32(min(k, 1)), 1)
 				f.defs.put(def, 1)
 				f.codes.put(uint32(c), 1)
+				values++
+			}
+			if row++; row%f.opts.PageRows == 0 || row == f.total {
+				f.levels()
+				f.raw = append(f.raw, byte(width))
+				f.raw = append(f.raw, f.codes.finish()...)
+				f.writePage(pageData, values, encodingRLEDict)
+				f.codes.reset(width)
+				values = 0
 			}
 		}
-		values += n * (hi - lo)
-	}, func(int) {
-		f.levels()
-		f.raw = append(f.raw, byte(width))
-		f.raw = append(f.raw, f.codes.finish()...)
-		f.writePage(pageData, values, encodingRLEDict)
-		f.codes.reset(width)
-		values = 0
-	})
+		at += n
+	}
 }

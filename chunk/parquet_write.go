@@ -235,12 +235,13 @@ func (f *fileWriter) schema(t *thriftWriter) {
 // series_id.
 func (f *fileWriter) isLabel(i int) bool { return i >= 2 && i < 2+len(f.labels) }
 
-// writeRowGroup writes segments as one row group.
-func (f *fileWriter) writeRowGroup(segs []segment, rows int) {
+// writeRowGroup writes segments and their rows as one row group.
+func (f *fileWriter) writeRowGroup(segs []segment, c *rowColumns) {
+	rows := len(c.times)
 	f.starts, f.total = append(f.starts[:0], 0), rows
 	at := int32(0)
 	for i := range segs {
-		at += int32(len(segs[i].samples))
+		at += segs[i].rows
 		f.starts = append(f.starts, at)
 	}
 	t := &f.groups
@@ -257,23 +258,23 @@ func (f *fileWriter) writeRowGroup(segs []segment, rows int) {
 	}
 	column(func() { f.writeNames(segs) })
 	column(func() { f.writeIDs(segs) })
-	for _, c := range f.labels {
-		column(func() { f.writeLabel(c) })
+	for _, l := range f.labels {
+		column(func() { f.writeLabel(l) })
 	}
 	if f.has.overflow {
 		column(func() { f.writeOverflow(segs, true) })
 		column(func() { f.writeOverflow(segs, false) })
 	}
-	column(func() { f.writeTimes(segs) })
+	column(func() { f.writeTimes(c.times) })
 	if f.has.nanos {
-		column(func() { f.writeNanos(segs) })
+		column(func() { f.writeNanos(c.nanos) })
 	}
 	if f.has.start {
-		column(func() { f.writeStarts(segs) })
+		column(func() { f.writeStarts(c.starts) })
 	}
-	column(func() { f.writeValues(segs) })
+	column(func() { f.writeValues(c) })
 	if f.has.histogram {
-		column(func() { f.writeHistograms(segs) })
+		column(func() { f.writeHistograms(c.histograms) })
 	}
 	t.int64(2, raw)
 	t.int64(3, int64(rows))
