@@ -37,6 +37,9 @@ type HeadView interface {
 	Select(series.Selector) iter.Seq[series.Series]
 	// Range covers its samples; ok is false where there are none.
 	Range() (r series.TimeRange, ok bool)
+	// Err is not nil where the view lacks something that was acknowledged:
+	// the latest version is then not to be read.
+	Err() error
 }
 
 // Options configure a Reader; the zero value reads committed data only.
@@ -108,7 +111,7 @@ type View struct {
 // request for the pin while it is fresh and covers what this reader has seen.
 // A past version costs a cold load. Errors: txlog.ErrVersionNotFound,
 // txlog.ErrVersionVacuumed (a *txlog.VacuumedError), lease.ErrPinLost,
-// action.ErrCorrupt, storage errors.
+// action.ErrCorrupt, that of the head, storage errors.
 func (r *Reader) At(ctx context.Context, at txlog.At) (*View, error) {
 	v := &View{reader: r}
 	open := v.openPast
@@ -146,7 +149,9 @@ func (r *Reader) At(ctx context.Context, at txlog.At) (*View, error) {
 func (v *View) openLatest(ctx context.Context, _ txlog.At) error {
 	r := v.reader
 	if !r.rules.snapshotFirst {
-		v.takeHead()
+		if err := v.takeHead(); err != nil {
+			return err
+		}
 	}
 	base := action.Version(r.seen.Load())
 	if r.pins != nil && base < 0 {
@@ -166,7 +171,9 @@ func (v *View) openLatest(ctx context.Context, _ txlog.At) error {
 		return err
 	}
 	if r.rules.snapshotFirst {
-		v.takeHead()
+		if err := v.takeHead(); err != nil {
+			return err
+		}
 	}
 	if err := v.admit(s, s); err != nil {
 		return err
@@ -203,10 +210,17 @@ func (v *View) openPast(ctx context.Context, at txlog.At) error {
 	return nil
 }
 
-func (v *View) takeHead() {
-	if v.reader.opts.Head != nil {
-		v.head = v.reader.opts.Head()
+// takeHead returns the error of a head that is not whole: a gap must not pass
+// for the truth.
+func (v *View) takeHead() error {
+	if v.reader.opts.Head == nil {
+		return nil
 	}
+	v.head = v.reader.opts.Head()
+	if v.head == nil {
+		return nil
+	}
+	return v.head.Err()
 }
 
 // pin makes sure that a pin on version is acknowledged.

@@ -455,3 +455,29 @@ func TestQueriesThroughVacuum(t *testing.T) {
 		t.Error("no query had an answer")
 	}
 }
+
+// brokenHead lacks samples that were acknowledged.
+type brokenHead struct {
+	memHead
+	err error
+}
+
+func (h brokenHead) Err() error { return h.err }
+
+// TestIncompleteHead: a head with a gap fails the latest version, and nobody
+// who reads a past one.
+func TestIncompleteHead(t *testing.T) {
+	ctx := context.Background()
+	e := newEnv(t)
+	e.write(t, "fa", one(1, lbl("m"), 1))
+	gap := errors.New("gap")
+	r := e.start(t, Options{Head: func() HeadView { return brokenHead{newHead(), gap} }})
+	if _, err := r.At(ctx, txlog.Latest()); !errors.Is(err, gap) {
+		t.Fatalf("latest version: got %v", err)
+	}
+	v, err := r.At(ctx, txlog.AtVersion(1))
+	if err != nil {
+		t.Fatalf("past version: %v", err)
+	}
+	v.Close()
+}

@@ -307,6 +307,8 @@ func (h memHead) Select(sel series.Selector) iter.Seq[series.Series] {
 	}
 }
 
+func (h memHead) Err() error { return nil }
+
 func (h memHead) Range() (r series.TimeRange, ok bool) {
 	for _, s := range h {
 		for _, p := range s.Samples {
