@@ -41,6 +41,10 @@ func (t *translation) metric(m pmetric.Metric, c metricContext) error {
 	if len(name) > maxAttributeBytes {
 		return fmt.Errorf("%w: a metric name of %d bytes", series.ErrInvalidLabel, len(name))
 	}
+	if other, known := t.metricNames[name]; known && other != m.Name() {
+		t.report.note(1, fmt.Sprintf("metrics %.200q and %.200q are both named %.200q", other, m.Name(), name))
+	}
+	t.metricNames[name] = m.Name()
 	c.name, c.kind = m.Name(), m.Type()
 	c.size += len(series.MetricName) + len(name) + 64 // suffix, and what a series is besides its labels
 	switch c.kind {
@@ -137,6 +141,7 @@ func prepareOne[P dataPoint](t *translation, p P, c metricContext, prepare func(
 	}
 	t.series += n
 	t.labelBytes += n * size
+	t.report.note(pt.inexact, "integer beyond 2^53 rounded to the nearest float64")
 	t.points = append(t.points, pt)
 	p.SetTimestamp(index(len(t.points) - 1))
 	p.SetStartTimestamp(index(len(t.points) - 1))
@@ -157,17 +162,17 @@ func (t *translation) number(p pmetric.NumberDataPoint, pt *point) (int, error) 
 	case p.ValueType() == pmetric.NumberDataPointValueTypeEmpty:
 		return 0, fmt.Errorf("%w: no value", writer.ErrInvalidSample)
 	case p.ValueType() == pmetric.NumberDataPointValueTypeInt:
-		t.rounded(magnitude(p.IntValue()))
+		pt.rounded(magnitude(p.IntValue()))
 	}
 	return 1, nil
 }
 
 func magnitude(v int64) uint64 { return uint64(max(v, -v)) } // of the smallest, too: it wraps
 
-// rounded notes an integer that no float is equal to.
-func (t *translation) rounded(magnitude uint64) {
+// rounded counts an integer that no float is equal to.
+func (p *point) rounded(magnitude uint64) {
 	if !exact(magnitude) {
-		t.report.note(1, "integer beyond 2^53 rounded to the nearest float64")
+		p.inexact++
 	}
 }
 
@@ -175,7 +180,7 @@ func (t *translation) histogram(p pmetric.HistogramDataPoint, pt *point) (int, e
 	bounds, counts := p.ExplicitBounds(), p.BucketCounts()
 	for i := range bounds.Len() {
 		if b := bounds.At(i); math.IsNaN(b) || math.IsInf(b, 1) || i > 0 && b <= bounds.At(i-1) {
-			return 0, fmt.Errorf("%w: bucket bounds are not finite and ascending", ingest.ErrInvalidHistogram)
+			return 0, fmt.Errorf("%w: bucket bounds are not finite and ascending", writer.ErrInvalidSample)
 		}
 	}
 	if pt.stale {
@@ -186,7 +191,7 @@ func (t *translation) histogram(p pmetric.HistogramDataPoint, pt *point) (int, e
 	}
 	if n := counts.Len(); n > 0 {
 		if n != bounds.Len()+1 {
-			return 0, fmt.Errorf("%w: the number of buckets is not that of bounds and one", ingest.ErrInvalidHistogram)
+			return 0, fmt.Errorf("%w: the number of buckets is not that of bounds and one", writer.ErrInvalidSample)
 		}
 		var sum, carry uint64
 		for i := range n {
@@ -194,14 +199,14 @@ func (t *translation) histogram(p pmetric.HistogramDataPoint, pt *point) (int, e
 			sum, c = bits.Add64(sum, counts.At(i), 0)
 			carry |= c
 			if i < n-1 {
-				t.rounded(sum)
+				pt.rounded(sum)
 			}
 		}
 		if sum != p.Count() || carry != 0 {
-			return 0, fmt.Errorf("%w: count is not the sum of the buckets", ingest.ErrInvalidHistogram)
+			return 0, fmt.Errorf("%w: count is not the sum of the buckets", writer.ErrInvalidSample)
 		}
 	}
-	t.rounded(p.Count())
+	pt.rounded(p.Count())
 	pt.noSum = !p.HasSum()
 	if !pt.stale {
 		pt.hasMin, pt.min, pt.hasMax, pt.max = p.HasMin(), p.Min(), p.HasMax(), p.Max()
@@ -256,7 +261,7 @@ func (t *translation) summary(p pmetric.SummaryDataPoint, pt *point) (int, error
 	if len(slices.Compact(quantiles)) < p.QuantileValues().Len() {
 		return 0, fmt.Errorf("%w: a quantile is there twice", writer.ErrInvalidSample)
 	}
-	t.rounded(p.Count())
+	pt.rounded(p.Count())
 	return p.QuantileValues().Len() + 2, nil
 }
 
@@ -318,7 +323,7 @@ func (t *translation) exemplar(e pmetric.Exemplar, pt *point) (series.Exemplar, 
 	case pmetric.ExemplarValueTypeEmpty:
 		return out, 0, fmt.Errorf("%w: no value", writer.ErrInvalidSample)
 	case pmetric.ExemplarValueTypeInt:
-		t.rounded(magnitude(e.IntValue()))
+		pt.rounded(magnitude(e.IntValue()))
 	}
 	if at := e.Timestamp(); at != 0 {
 		out.Time, out.Nanos = split(at)

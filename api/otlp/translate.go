@@ -37,6 +37,8 @@ type translation struct {
 	metrics otlptranslator.MetricNamer
 	labels  otlptranslator.LabelNamer
 	names   map[string]string // label names of attribute names
+	// metricNames are the metrics of the request by the names they are given.
+	metricNames map[string]string
 
 	resources []resource
 	points    []point           // by the index that stands for their times
@@ -64,6 +66,8 @@ type point struct {
 	kind  pmetric.MetricType
 	stale bool
 	noSum bool // of a native histogram
+	// inexact counts the integers that no float is equal to.
+	inexact int
 	// min and max are there if has… says so.
 	min, max       float64
 	hasMin, hasMax bool
@@ -83,7 +87,7 @@ func newTranslation(c *config.OTLPConfig) *translation {
 			UnderscoreLabelSanitization: c.LabelNameUnderscoreSanitization, //nolint:staticcheck // Prometheus' option, under its name
 			PreserveMultipleUnderscores: c.LabelNamePreserveMultipleUnderscores,
 		},
-		names: map[string]string{},
+		names: map[string]string{}, metricNames: map[string]string{},
 	}
 }
 
