@@ -16,7 +16,7 @@ VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
+.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
 	$(GO) run ./internal/interop/s3 $(BIN)/cardinal demo
 
 interop: interop-engines interop-prometheus interop-write ## other people's programs against ours
+
+test-write-compliance: build ## upstream's suite for remote-write receivers (1.0 and 2.0), and everything it wrote read back
+	$(GO) run ./internal/interop/compliance -cardinal $(BIN)/cardinal -go $(GO)
 
 interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to us for 60 s; both sides count
 	$(GO) run ./internal/interop/prometheus -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus
