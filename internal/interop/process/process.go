@@ -24,8 +24,9 @@ import (
 
 // Process is a program that runs. What it says on stderr goes to ours.
 type Process struct {
-	name string
-	cmd  *exec.Cmd
+	name    string
+	cmd     *exec.Cmd
+	stopped bool
 }
 
 // Start runs a program in the background.
@@ -70,8 +71,12 @@ func start(program string, piped bool, args ...string) (p *Process, out io.Reade
 	return p, out, nil
 }
 
-// Stop asks the program to end and waits for it.
+// Stop asks the program to end and waits for it. Calling it again does nothing.
 func (p *Process) Stop() error {
+	if p.stopped {
+		return nil
+	}
+	p.stopped = true
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stop %s: %w", p.name, err)
 	}

@@ -87,12 +87,7 @@ func run(ctx context.Context, p programs, duration time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	stopOurs := ours.Stop
-	defer func() {
-		if stopOurs != nil {
-			err = errors.Join(err, stopOurs())
-		}
-	}()
+	defer func() { err = errors.Join(err, ours.Stop()) }()
 
 	agents, err := startAgents(p.prometheus, dir, http)
 	if err != nil {
@@ -144,8 +139,8 @@ func run(ctx context.Context, p programs, duration time.Duration) (err error) {
 	if err := report(all, table, os.Stdout); err != nil {
 		return err
 	}
-	stopOurs = nil
-	if err := ours.Stop(); err != nil {
+	// The clients first: they would wait for a server that is gone.
+	if err := errors.Join(agents.stop(), col.process.Stop(), ours.Stop()); err != nil {
 		return err
 	}
 	if err := agents.checkExemplarsAndMetadata(p.cardinal, store); err != nil {
