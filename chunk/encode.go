@@ -19,7 +19,8 @@ type Options struct {
 	// PageRows bounds a page; 16,384 by default. A selective read decodes
 	// whole pages.
 	PageRows int
-	// Level is the zstd level; 1 by default.
+	// Level is the zstd level; 1 by default. From 3 on, values that repeat get
+	// zstd's best: for files that are written once and kept.
 	Level int
 	// SplitValues encodes value as BYTE_STREAM_SPLIT, which saves a tenth to
 	// a quarter of that column, in files that Spark before 4.2 cannot read.

@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// hybridWriter writes what hybrid reads: runs of eight or more equal values
-// as one header and the value, others packed by bits in groups of eight.
+// hybridWriter writes what hybrid reads: long runs of equal values as one
+// header and the value, others packed by bits in groups of eight.
 type hybridWriter struct {
 	out   []byte
 	width uint
@@ -42,7 +42,9 @@ func (h *hybridWriter) settle() {
 	for ; h.have > 0 && n > 0; n-- { // the group that is open comes first
 		h.add()
 	}
-	if n >= 8 {
+	// A run is a byte and the value. One that is shorter than a group pays
+	// where codes are wide: a few rows of each of many series.
+	if bytes := int(h.width+7) / 8; n >= 8 || h.have == 0 && n*int(h.width) > 8*(bytes+2) {
 		h.closePacked()
 		h.out = binary.AppendUvarint(h.out, uint64(n)<<1)
 		for k := uint(0); k < h.width; k += 8 {

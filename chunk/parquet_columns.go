@@ -215,6 +215,10 @@ func (f *fileWriter) writeNanos(nanos []uint16) {
 	}
 }
 
+// bestLevel is zstd's best. At a byte a row it costs little, and values are
+// most of a file.
+const bestLevel = 11
+
 // valuePages is how many times more rows a page of value codes has: they are
 // an eighth of the values, and zstd finds more in more of them.
 const valuePages = 4
@@ -236,6 +240,9 @@ func (f *fileWriter) writeValues(c *rowColumns) {
 		f.raw = binary.LittleEndian.AppendUint64(f.raw, v)
 	}
 	f.writePage(pageDictionary, len(d.values), encodingPlain)
+	if f.opts.Level >= 3 {
+		f.column.zstd = compressor(bestLevel)
+	}
 	wide := len(d.values) > 1<<8
 	f.defs.reset(bitsFor(f.column.leaf.maxDef))
 	codes := d.codes

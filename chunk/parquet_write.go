@@ -104,6 +104,7 @@ type columnProgress struct {
 	least      []byte // nil: no bounds
 	greatest   []byte
 	noStats    bool
+	zstd       *zstd.Encoder
 }
 
 // compressors are shared: each keeps tables of a few megabytes.
@@ -287,14 +288,14 @@ func (f *fileWriter) writeRowGroup(segs []segment, c *rowColumns) {
 }
 
 func (f *fileWriter) begin() {
-	f.column = columnProgress{leaf: &f.columns[f.column.next], next: f.column.next + 1, start: len(f.data)}
+	f.column = columnProgress{leaf: &f.columns[f.column.next], next: f.column.next + 1, start: len(f.data), zstd: f.zstd}
 }
 
 // writePage compresses f.raw and appends it as a page of n values.
 func (f *fileWriter) writePage(kind int32, n int, encoding int32) {
 	c := &f.column
 	at := len(f.data)
-	f.packed = f.zstd.EncodeAll(f.raw, f.packed[:0])
+	f.packed = f.column.zstd.EncodeAll(f.raw, f.packed[:0])
 	t := &f.header
 	t.buf, t.last, t.outer = t.buf[:0], 0, t.outer[:0]
 	t.int32(1, kind)

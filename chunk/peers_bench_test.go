@@ -63,7 +63,7 @@ func BenchmarkPeers(b *testing.B) {
 		flat := flatten(in)
 		rows := float64(len(flat.times))
 		var rate, size [4]float64
-		for i, write := range []func() int{ours(1), ours(10), flat.arrowGo(b), flat.parquetGo(b)} {
+		for i, write := range []func() int{ours(1), ours(3), flat.arrowGo(b), flat.parquetGo(b)} {
 			rate[i], size[i] = coreSeconds(rows, write)
 		}
 		for i, peer := range []string{"arrow-go", "parquet-go"} {

@@ -49,6 +49,7 @@ type Options struct {
 	MinOrphanAge time.Duration
 	// Reads is the number of inputs fetched at once. Default 4.
 	Reads int
+	// Chunk shapes the outputs. Default level 3.
 	Chunk chunk.Options
 	// NoClaims works without job claims: the rows are the same, only work is
 	// done twice where several processes compact.
@@ -76,6 +77,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.Reads <= 0 {
 		o.Reads = 4
+	}
+	if o.Chunk.Level == 0 {
+		o.Chunk.Level = 3
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
