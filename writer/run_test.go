@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,12 +18,20 @@ import (
 	"cardinalsin/wal"
 )
 
-// bubble runs a test with a fake clock. The Parquet library pools compressors
-// that hold channels, and a channel made in a bubble must not be used outside
-// it, so the pools are emptied. For the same reason nothing in a bubble may
-// read a chunk.
+// warm makes what package chunk keeps for all files of a process.
+var warm sync.Once
+
+// bubble runs a test with a fake clock. Compressors hold channels, and a channel
+// made in a bubble must not be used outside it, nor the reverse. The one that
+// chunk shares is therefore made before, and pools are emptied afterwards; and
+// nothing in a bubble may read a chunk.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
+	warm.Do(func() {
+		w, _ := newWriter(t, Options{})
+		mustAppend(t, w, one("m", nil, at0(0, 1)))
+		mustFlush(t, w)
+	})
 	defer func() {
 		runtime.GC() // moves what is pooled aside
 		runtime.GC() // frees it

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -231,6 +232,91 @@ func TestCrashInAnOutage(t *testing.T) {
 		t.Error(err)
 	}
 	checkOnce(t, store, next, want, want)
+}
+
+// spilledWriter is one with records in the WAL only, over a store that is back.
+func spilledWriter(t *testing.T) (w *Writer, spy *spyWAL, store *mem.Store, want rows, send func()) {
+	t.Helper()
+	store = mem.New(mem.Options{})
+	createTable(t, store)
+	f := fault.New(store)
+	spy = &spyWAL{Log: openWAL(t, t.TempDir())}
+	w = openWriter(t, openTable(t, f), spy, Options{FlushBytes: 1 << 20, MaxHeadBytes: 1 << 10})
+	want = rows{}
+	i := 0
+	send = func() {
+		b := one("m", []string{"i", fmt.Sprint(i)}, at0(int64(i), 1))
+		i++
+		mustAppend(t, w, b)
+		want.addBatch(b)
+	}
+	send()
+	f.Inject(fault.Fault{Mode: fault.Before, Times: -1, Op: storage.OpPut})
+	if err := w.Flush(t.Context()); err == nil {
+		t.Fatal("a flush succeeded")
+	}
+	for w.Stats().Behind == 0 {
+		send()
+	}
+	f.Clear()
+	return w, spy, store, want, send
+}
+
+// Records that come while the backlog is read go to the WAL, and are not
+// skipped when the head takes over.
+func TestAppendWhileRefilling(t *testing.T) {
+	w, spy, store, want, send := spilledWriter(t)
+	replays := 0
+	spy.after = func(call string) error {
+		if strings.HasPrefix(call, "replay") {
+			if replays++; replays < maxChases {
+				send()
+			}
+		}
+		return nil
+	}
+	before := want.clone()
+	mustFlush(t, w)
+	stored := tableRows(t, store)
+	for p := range before {
+		if stored[p] == nil {
+			t.Errorf("row %d was acknowledged before the flush and is not in the table", p.time-day)
+		}
+	}
+	if replays < maxChases {
+		t.Errorf("%d replays", replays)
+	}
+	if err := w.Head().Err(); err != nil {
+		t.Error(err)
+	}
+	send()
+	checkOnce(t, store, w, want, want)
+}
+
+// A record that is in the WAL and was read back from there before the one who
+// wrote it comes to put it into the head is not taken twice.
+func TestRefillOvertakesAnAppend(t *testing.T) {
+	w, spy, store, want, send := spilledWriter(t)
+	spy.after = func(call string) error {
+		if strings.HasPrefix(call, "append") {
+			spy.after = nil
+			mustFlush(t, w)
+			if err := w.Head().Err(); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}
+	send()
+	send()
+	checkOnce(t, store, w, want, want)
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkOnce(t, store, w, want, want)
+	if s := w.Stats(); s.HeadBytes != 0 || s.Acknowledged != s.Committed {
+		t.Errorf("%+v", s)
+	}
 }
 
 // Many clients write while the store comes and goes and somebody reads all the
