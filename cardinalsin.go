@@ -248,6 +248,9 @@ func (db *DB) head() reader.HeadView {
 // StoreURL is where the table lives.
 func (db *DB) StoreURL() string { return db.opts.Store }
 
+// Tenant is whose the table is.
+func (db *DB) Tenant() string { return db.opts.Tenant }
+
 // TableName is the table's own name, of a path the last element.
 func (db *DB) TableName() string { return path.Base(db.opts.Table) }
 

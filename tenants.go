@@ -347,6 +347,7 @@ func (t *Tenants) closeIdle(ctx context.Context) {
 // nobody has asked for yet. It returns an error when the default table cannot
 // go on.
 func (t *Tenants) Run(ctx context.Context) error {
+	t.left.Store(true) // by the process before us
 	g, ctx := errgroup.WithContext(ctx)
 	start := func(e *tableEntry) { // mu is held
 		ctx, cancel := context.WithCancel(ctx)
@@ -386,14 +387,15 @@ func (t *Tenants) Run(ctx context.Context) error {
 // upkeep closes idle tables and recovers WALs; what fails is tried again.
 func (t *Tenants) upkeep(ctx context.Context) error {
 	const every = 30 * time.Second
-	t.left.Store(true) // by the process before us
 	tick := time.NewTicker(min(every, max(t.opts.IdleAfter/4, time.Millisecond)))
 	defer tick.Stop()
 	for {
 		if t.left.Swap(false) {
-			if err := t.recoverWALs(ctx); err != nil && ctx.Err() == nil {
+			if err := t.recoverWALs(ctx); err != nil {
 				t.left.Store(true)
-				t.opts.Logger.Warn("recover the wals of tenants", "err", err)
+				if ctx.Err() == nil {
+					t.opts.Logger.Warn("recover the wals of tenants", "err", err)
+				}
 			}
 		}
 		select {
@@ -417,10 +419,10 @@ func (t *Tenants) recoverWALs(ctx context.Context) error {
 	}
 	var failed []error
 	for _, n := range names {
-		_, release, err := t.acquire(ctx, n, true)
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(failed, err)...)
 		}
+		_, release, err := t.acquire(ctx, n, true)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("open %s/%s: %w", n.tenant, n.table, err))
 			continue
@@ -433,6 +435,9 @@ func (t *Tenants) recoverWALs(ctx context.Context) error {
 // walTables lists the tables that have a WAL directory with records in it.
 func walTables(dir string) ([]tableName, error) {
 	tenants, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // nothing was written yet
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the wals: %w", err)
 	}
@@ -461,9 +466,23 @@ func walTables(dir string) ([]tableName, error) {
 	return names, nil
 }
 
+// recoverGrace bounds the recovery of WALs when a process ends.
+const recoverGrace = 30 * time.Second
+
 // Close closes all tables; Run must have ended, and nobody may be in the midst
-// of using one. The errors of all are joined.
+// of using one. Where Run had not recovered all WALs yet, Close does. When it
+// returns nil, nothing is left in any WAL. The errors of all are joined.
 func (t *Tenants) Close(ctx context.Context) error {
+	var left error
+	if t.left.Load() {
+		ctx, cancel := context.WithTimeout(ctx, recoverGrace)
+		left = t.recoverWALs(ctx)
+		cancel()
+	}
+	return errors.Join(left, t.closeAll(ctx))
+}
+
+func (t *Tenants) closeAll(ctx context.Context) error {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()

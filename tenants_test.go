@@ -15,6 +15,9 @@ import (
 
 	"cardinalsin/ingest"
 	"cardinalsin/series"
+	"cardinalsin/storage"
+	"cardinalsin/storage/fault"
+	"cardinalsin/storage/mem"
 	"cardinalsin/storage/meter"
 	"cardinalsin/txlog"
 	"cardinalsin/wal"
@@ -261,8 +264,41 @@ func TestWALsOfAllTenantsAreRecovered(t *testing.T) {
 		t.Error(err)
 	}
 	closeTenants(t, tn)
-	if names, err := walTables(filepath.Join(dir, "next", "wal")); err != nil || len(names) != 0 {
+	nothingLeft(t, filepath.Join(dir, "next", "wal"))
+}
+
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if names, err := walTables(dir); err != nil || len(names) != 0 {
 		t.Errorf("%v are left in the wal: %v", names, err)
+	}
+}
+
+// TestCloseRecovers: a process that is stopped before it could recover every
+// WAL leaves nothing in any either.
+func TestCloseRecovers(t *testing.T) {
+	dir := t.TempDir()
+	killed := tenantsOn(t, filepath.Join(dir, "killed"), nil)
+	if err := put(killed, "a", 1); err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(dir, "next")
+	if err := os.CopyFS(next, os.DirFS(filepath.Join(dir, "killed"))); err != nil {
+		t.Fatal(err)
+	}
+	closeTenants(t, killed)
+	stopped, stop := context.WithCancel(context.Background())
+	stop()
+	tn := tenantsOn(t, next, nil)
+	if err := tn.Run(stopped); err != nil {
+		t.Error(err)
+	}
+	closeTenants(t, tn)
+	nothingLeft(t, filepath.Join(next, "wal"))
+	tn = tenantsOn(t, next, nil)
+	defer closeTenants(t, tn)
+	if n := count(t, tn, "a"); n != 1 {
+		t.Errorf("%d samples", n)
 	}
 }
 
@@ -360,4 +396,56 @@ func TestAttach(t *testing.T) {
 	if built != 1 || closed != 1 {
 		t.Errorf("built %d times, closed %d times", built, closed)
 	}
+}
+
+// TestFirstWriteBesideARead: who only reads finds no table, and that is no
+// answer for who comes to write while it looks.
+func TestFirstWriteBesideARead(t *testing.T) {
+	looking := make(chan struct{})
+	var once sync.Once
+	var armed atomic.Bool
+	tn := tenantsOn(t, t.TempDir(), func(o *TenantsOptions) {
+		o.OnCall = func(meter.Event) {
+			if armed.Load() {
+				once.Do(func() { close(looking); time.Sleep(50 * time.Millisecond) })
+			}
+		}
+	})
+	defer closeTenants(t, tn)
+	armed.Store(true)
+	read := make(chan error, 1)
+	go func() {
+		_, _, err := tn.Get(context.Background(), "a", "")
+		read <- err
+	}()
+	<-looking
+	if err := put(tn, "a", 1); err != nil {
+		t.Error(err)
+	}
+	if err := <-read; !errors.Is(err, txlog.ErrNotTable) {
+		t.Errorf("the read: %v", err)
+	}
+}
+
+// TestTableInAnOutageStaysOpen: what cannot be flushed is not closed as idle,
+// where nobody could read it.
+func TestTableInAnOutageStaysOpen(t *testing.T) {
+	tn := tenantsOn(t, t.TempDir(), func(o *TenantsOptions) { o.IdleAfter = time.Nanosecond })
+	store := fault.New(mem.New(mem.Options{}))
+	tn.store = meter.New(store, meter.Options{})
+	if err := put(tn, "a", 1); err != nil {
+		t.Fatal(err)
+	}
+	store.Inject(fault.Fault{Op: storage.OpPut, Times: -1, Mode: fault.Before})
+	tn.closeIdle(context.Background())
+	open := 0
+	tn.Each(func(string, string, *DB) { open++ })
+	if open != 1 {
+		t.Errorf("%d tables are open", open)
+	}
+	store.Clear()
+	if n := count(t, tn, "a"); n != 1 {
+		t.Errorf("%d samples", n)
+	}
+	closeTenants(t, tn)
 }

@@ -19,6 +19,8 @@ import (
 	sqlapi "cardinalsin/api/sql"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/cmd/internal/daemon"
+	"cardinalsin/ingest"
+	"cardinalsin/reader"
 	"cardinalsin/sqlengine"
 	"cardinalsin/storage"
 	"cardinalsin/storage/cache"
@@ -32,6 +34,7 @@ func serverCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "roles", Value: "writer,query,maintain", Usage: "comma-separated `ROLES` of this process"},
 			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for files of remote stores"},
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache in `BYTES`"},
+			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
 		),
 		Action: func(c *ucli.Context) error {
@@ -58,6 +61,8 @@ type serverOptions struct {
 	CacheBytes int64
 	// NoQuery leaves that role to other processes.
 	NoQuery bool
+	// StartTimestamps is that of prom.Options.
+	StartTimestamps bool
 }
 
 func serverFlags(c *ucli.Context) (serverOptions, error) {
@@ -65,7 +70,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 	if err != nil {
 		return serverOptions{}, err
 	}
-	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), NoQuery: true}
+	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
 	o.Tables.CacheDir = c.String("cache-dir")
 	o.Tables.Compactor.Interval = c.Duration("compact-every")
 	writes := false
@@ -114,7 +119,19 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 		return sqlapi.Handler(engine, sqlapi.Options{Logger: logger}), func() error { engine.Close(); return nil }, nil
 	}, refuseSQL))
 	d.Handle("/api/v1/", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
-		o := prom.Options{Reader: db.Reader, Version: cli.Version(), Logger: logger}
+		side := func(table string) prom.SideTable {
+			return func(ctx context.Context) (*reader.Reader, func(), error) {
+				db, release, err := d.Tenants.Get(ctx, db.Tenant(), table)
+				if err != nil {
+					return nil, nil, err
+				}
+				return db.Reader, release, nil
+			}
+		}
+		o := prom.Options{
+			Reader: db.Reader, StartTimestamps: o.StartTimestamps, Version: cli.Version(), Logger: logger,
+			Exemplars: side(ingest.ExemplarsTable(db.TableName())), Metadata: side(ingest.MetadataTable(db.TableName())),
+		}
 		if db == d.DB {
 			o.Registry = d.Metrics.Registry // takes the engine's metrics once
 		}
