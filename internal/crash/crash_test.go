@@ -18,24 +18,30 @@ import (
 var (
 	binary  = flag.String("binary", "", "the cardinal program, built with the tag crashpoints")
 	writer  = flag.String("writer", "", "the cardinal-writer program, built with the tag crashpoints")
-	rounds  = flag.Int("rounds", 102, "number of kills, half of them on a local store, half on S3")
+	rounds  = flag.Int("rounds", 112, "number of kills, half of them on a local store, half on S3")
 	seed    = flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the moments")
 	only    = flag.String("protocol", "", "load by this protocol alone")
 	perKind = flag.Int("senders", 2, "senders a protocol")
 )
 
+// anywhen is no point of the program: it is killed from outside, after a
+// while.
+const anywhen crashpoint.Point = "anywhen"
+
 // points are where the programs are killed, with the pass up to which. Those
-// of the write-ahead log are passed with every group of requests.
+// of the write-ahead log are passed with every group of requests; of anywhen
+// it is a number of milliseconds.
 var points = []struct {
 	crashpoint.Point
 	most int
 }{
-	{crashpoint.WALWritten, 60},
-	{crashpoint.WALSynced, 60},
-	{crashpoint.Uploading, 4},
-	{crashpoint.Uploaded, 3},
-	{crashpoint.Committed, 3},
-	{crashpoint.Truncating, 3},
+	{crashpoint.WALWritten, 300},
+	{crashpoint.WALSynced, 300},
+	{crashpoint.Uploading, 12},
+	{crashpoint.Uploaded, 8},
+	{crashpoint.Committed, 8},
+	{crashpoint.Truncating, 8},
+	{anywhen, 1500},
 }
 
 // patience is how long a server may take to come to its point.
@@ -47,14 +53,15 @@ func withTrap(ctx context.Context, t *trap) context.Context {
 	return context.WithValue(ctx, trapKey{}, t)
 }
 
-func newSenders() (all []*generator) {
+// newSenders makes senders for every protocol.
+func newSenders(tenant string, l *ledger) (all []*generator) {
 	for _, p := range protocols {
 		if *only != "" && *only != p.name {
 			continue
 		}
 		for i := range *perKind {
 			g := p.generator
-			g.protocol, g.sender = p.name, i
+			g.tenant, g.ledger, g.protocol, g.sender = tenant, l, p.name, i
 			all = append(all, &g)
 		}
 	}
@@ -97,6 +104,9 @@ func throughProxy(t *testing.T) (*proxy, store) {
 	return p, store{url: srv.StoreURL("store"), env: srv.Env()}
 }
 
+// resending is a tenant.
+const resending = "resending"
+
 // killer runs the programs on one store, again and again.
 type killer struct {
 	dir, wal string
@@ -106,31 +116,43 @@ type killer struct {
 }
 
 func (k *killer) run(t *testing.T, rounds int) {
-	l, senders := newLedger(), newSenders()
+	// One tenant's clients never repeat themselves, another's send again what
+	// nobody answered, as most do.
+	l, again := newLedger(), newLedger()
+	senders := newSenders("", l)
+	for _, g := range newSenders(resending, again) {
+		if g.sender == 0 {
+			g.resends = true
+			senders = append(senders, g)
+		}
+	}
 	died := map[crashpoint.Point]int{}
 	begin := time.Now()
 	for round := range rounds {
 		p := points[round%len(points)]
 		pass := 1 + k.rng.IntN(p.most)
 		// The programs take turns with the same tables and the same log.
-		k.kill(t, l, senders, p.Point, pass, round/len(points)%2 == 1)
+		k.kill(t, senders, p.Point, pass, round/len(points)%2 == 1)
 		died[p.Point]++
 		t.Logf("kill %3d at %s, pass %d: %v", round+1, p.Point, pass, l)
 	}
 	t.Logf("%d kills in %v: %v", rounds, time.Since(begin).Round(time.Second), died)
-	for _, r := range l.refused[:min(len(l.refused), 10)] {
+	for _, r := range append(l.refused, again.refused...) {
 		t.Errorf("refused for good: %s", r)
 	}
+	s := launch(t, k.place.env, *binary, k.args("server")...)
+	loadBriefly(t, s, senders)
 	for _, g := range senders {
-		if l.byProtocol[g.protocol] == 0 {
+		if g.ledger.byProtocol[g.protocol] == 0 {
 			t.Errorf("nothing was acknowledged by %s", g.protocol)
 		}
 	}
-	s := launch(t, k.place.env, *binary, k.args("server")...)
-	loadBriefly(t, s, senders, l)
-	verifyHead(t, s, l)
+	verifyHead(t, s, "", l)
+	verifyHead(t, s, resending, again)
 	s.stop()
-	verifyTables(t, k.place, l)
+	verifyTables(t, k.place, l, true)
+	k.place.tenant = resending
+	verifyTables(t, k.place, again, false)
 }
 
 // args are the flags of a run; command is empty for cardinal-writer.
@@ -143,9 +165,12 @@ func (k *killer) args(command string) []string {
 }
 
 // kill runs a program under load until it passes a point for the n-th time.
-func (k *killer) kill(t *testing.T, l *ledger, senders []*generator, point crashpoint.Point, n int, writerAlone bool) {
+func (k *killer) kill(t *testing.T, senders []*generator, point crashpoint.Point, n int, writerAlone bool) {
 	t.Helper()
-	env := append([]string{fmt.Sprintf("CARDINAL_CRASHPOINT=%s:%d", point, n)}, k.place.env...)
+	env := k.place.env
+	if point != anywhen {
+		env = append([]string{fmt.Sprintf("CARDINAL_CRASHPOINT=%s:%d", point, n)}, env...)
+	}
 	var armed *trap
 	if k.proxy != nil && (point == crashpoint.Uploading || point == crashpoint.Committed) {
 		// The truest mid-upload and lost answer are made outside.
@@ -172,6 +197,9 @@ func (k *killer) kill(t *testing.T, l *ledger, senders []*generator, point crash
 	}
 	victim = begin(t, env, program, args...)
 	pid.Done()
+	if point == anywhen {
+		defer time.AfterFunc(time.Duration(n)*time.Millisecond, victim.kill).Stop()
+	}
 	if victim.ready() {
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
@@ -179,7 +207,7 @@ func (k *killer) kill(t *testing.T, l *ledger, senders []*generator, point crash
 			cancel()
 		}()
 		c := dial(t, victim)
-		load(ctx, c, senders, l, 10*time.Millisecond)
+		load(ctx, c, senders, 5*time.Millisecond)
 		c.close()
 		cancel()
 	}

@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -28,6 +29,7 @@ type id struct {
 
 // batch is one request of the load, in no protocol's form.
 type batch struct {
+	tenant   string
 	protocol string
 	sender   int
 	samples  []sample
@@ -50,6 +52,9 @@ func (b *batch) id(s sample) id {
 // generator makes the batches of one sender. Its state lives through the
 // kills, so that it never repeats itself.
 type generator struct {
+	tenant    string
+	ledger    *ledger
+	resends   bool
 	protocol  string
 	sender    int
 	step      int64 // ns between samples: what the protocol can carry
@@ -57,7 +62,8 @@ type generator struct {
 	metadata  bool
 	histogram bool
 
-	sent int64
+	sent    int64
+	pending *batch // what is to be sent again
 }
 
 const (
@@ -71,7 +77,10 @@ const (
 )
 
 func (g *generator) next() *batch {
-	b := &batch{protocol: g.protocol, sender: g.sender}
+	if g.pending != nil {
+		return g.pending
+	}
+	b := &batch{tenant: g.tenant, protocol: g.protocol, sender: g.sender}
 	n := g.sent
 	g.sent++
 	for i := range samplesPerBatch {
@@ -87,6 +96,19 @@ func (g *generator) next() *batch {
 		b.help = fmt.Sprintf("%s %d %d", g.protocol, g.sender, n/helpEvery)
 	}
 	return b
+}
+
+// settle notes how it went with a batch.
+func (g *generator) settle(b *batch, err error) {
+	g.pending = nil
+	if errors.Is(err, errRefused) {
+		g.ledger.refuse(b, err)
+		return
+	}
+	g.ledger.record(b, err == nil)
+	if err != nil && g.resends {
+		g.pending = b
+	}
 }
 
 // value looks random, so that a value at a wrong place is seen.
@@ -146,6 +168,9 @@ func (l *ledger) record(b *batch, acknowledged bool) {
 func (l *ledger) refuse(b *batch, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.refused) == 10 {
+		return // one tells as much
+	}
 	l.refused = append(l.refused, fmt.Sprintf("%s: %v", b.protocol, err))
 }
 

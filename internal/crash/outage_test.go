@@ -53,14 +53,15 @@ func testOutage(t *testing.T, killed bool, length time.Duration) {
 		"--store", place.url, "--wal-dir", t.TempDir(), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--log-level", "error",
 		"--flush-age", "1s", "--flush-bytes", strconv.Itoa(outageHead / 4), "--max-head-bytes", strconv.Itoa(outageHead),
 	}
-	l, senders := newLedger(), newSenders()
+	l := newLedger()
+	senders := newSenders("", l)
 	s := launch(t, place.env, *writer, args...)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	c := dial(t, s)
 	loaded := make(chan struct{})
 	go func() {
-		load(ctx, c, senders, l, 0)
+		load(ctx, c, senders, 0)
 		close(loaded)
 	}()
 
@@ -76,7 +77,7 @@ func testOutage(t *testing.T, killed bool, length time.Duration) {
 		<-loaded
 		p.down.Store(false)
 		s = launch(t, place.env, *writer, args...)
-		loadBriefly(t, s, senders, l)
+		loadBriefly(t, s, senders)
 		peak = max(peak, s.peakMemory())
 	} else {
 		p.down.Store(false)
@@ -104,7 +105,7 @@ func testOutage(t *testing.T, killed bool, length time.Duration) {
 		t.Errorf("refused for good: %s", r)
 	}
 	s.stop()
-	verifyTables(t, place, l)
+	verifyTables(t, place, l, true)
 }
 
 // watch waits, and returns the most requests of any second.

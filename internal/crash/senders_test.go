@@ -34,7 +34,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"cardinalsin/ingest"
 )
 
 // errRefused: the server said that this will never be accepted.
@@ -87,21 +90,16 @@ func (c *clients) close() {
 
 const requestTimeout = 20 * time.Second
 
-// load lets all senders send until ctx ends, and keeps the ledger.
-func load(ctx context.Context, c *clients, senders []*generator, l *ledger, pause time.Duration) {
+// load lets all senders send until ctx ends, and keeps the ledgers.
+func load(ctx context.Context, c *clients, senders []*generator, pause time.Duration) {
 	var all sync.WaitGroup
 	for _, g := range senders {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				b := g.next()
 				err := sendBy(g.protocol)(ctx, c, b)
+				g.settle(b, err)
 				wait := pause
-				switch {
-				case errors.Is(err, errRefused):
-					l.refuse(b, err)
-				default:
-					l.record(b, err == nil)
-				}
 				if err != nil {
 					wait = max(wait, 50*time.Millisecond)
 				}
@@ -117,13 +115,13 @@ func load(ctx context.Context, c *clients, senders []*generator, l *ledger, paus
 
 // loadBriefly loads a server that has been restarted. It comes to the logs of
 // tables that nobody asks for by and by; the load asks for all of them.
-func loadBriefly(t *testing.T, s *server, senders []*generator, l *ledger) {
+func loadBriefly(t *testing.T, s *server, senders []*generator) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	c := dial(t, s)
 	defer c.close()
-	load(ctx, c, senders, l, 10*time.Millisecond)
+	load(ctx, c, senders, 10*time.Millisecond)
 }
 
 func sendBy(protocol string) sender {
@@ -136,12 +134,15 @@ func sendBy(protocol string) sender {
 }
 
 // post sends one HTTP request.
-func (c *clients) post(ctx context.Context, path string, body []byte, header ...string) error {
+func (c *clients) post(ctx context.Context, b *batch, path string, body []byte, header ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err
+	}
+	if b.tenant != "" {
+		req.Header.Set(ingest.TenantHeader, b.tenant)
 	}
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
@@ -219,7 +220,7 @@ func sendRemoteWrite1(ctx context.Context, c *clients, b *batch) error {
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, "/api/v1/write", snappy.Encode(nil, data), "Content-Encoding", "snappy", "Content-Type", "application/x-protobuf", "X-Prometheus-Remote-Write-Version", "0.1.0")
+	return c.post(ctx, b, "/api/v1/write", snappy.Encode(nil, data), "Content-Encoding", "snappy", "Content-Type", "application/x-protobuf", "X-Prometheus-Remote-Write-Version", "0.1.0")
 }
 
 func sendRemoteWrite2(ctx context.Context, c *clients, b *batch) error {
@@ -247,7 +248,7 @@ func sendRemoteWrite2(ctx context.Context, c *clients, b *batch) error {
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, "/api/v1/write", snappy.Encode(nil, data), "Content-Encoding", "snappy", "Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request", "X-Prometheus-Remote-Write-Version", "2.0.0")
+	return c.post(ctx, b, "/api/v1/write", snappy.Encode(nil, data), "Content-Encoding", "snappy", "Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request", "X-Prometheus-Remote-Write-Version", "2.0.0")
 }
 
 func otlp(b *batch) (pmetricotlp.ExportRequest, error) {
@@ -327,7 +328,7 @@ func sendOTLPOverHTTP(ctx context.Context, c *clients, b *batch) error {
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, "/v1/metrics", data, "Content-Type", "application/x-protobuf")
+	return c.post(ctx, b, "/v1/metrics", data, "Content-Type", "application/x-protobuf")
 }
 
 func sendOTLPOverGRPC(ctx context.Context, c *clients, b *batch) error {
@@ -335,13 +336,20 @@ func sendOTLPOverGRPC(ctx context.Context, c *clients, b *batch) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := overGRPC(ctx, b)
 	defer cancel()
 	resp, err := pmetricotlp.NewGRPCClient(c.conn).Export(ctx, r)
 	if err != nil {
 		return fromGRPC(err)
 	}
 	return completeOf(resp)
+}
+
+func overGRPC(ctx context.Context, b *batch) (context.Context, context.CancelFunc) {
+	if b.tenant != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, ingest.TenantHeader, b.tenant)
+	}
+	return context.WithTimeout(ctx, requestTimeout)
 }
 
 func fromGRPC(err error) error {
@@ -359,7 +367,7 @@ func sendInflux(path string) sender {
 		for _, s := range b.samples {
 			fmt.Fprintf(&body, "load,proto=%s,sender=%d,series=%d v=%s %d\n", b.protocol, b.sender, s.series, strconv.FormatFloat(s.value, 'g', -1, 64), s.nanos)
 		}
-		return c.post(ctx, path, body.Bytes(), "Content-Type", "text/plain; charset=utf-8")
+		return c.post(ctx, b, path, body.Bytes(), "Content-Type", "text/plain; charset=utf-8")
 	}
 }
 
@@ -373,7 +381,7 @@ var flightSchema = arrow.NewSchema([]arrow.Field{
 }, nil)
 
 func sendFlight(ctx context.Context, c *clients, b *batch) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := overGRPC(ctx, b)
 	defer cancel()
 	stream, err := c.flight.DoPut(ctx)
 	if err != nil {
