@@ -35,8 +35,9 @@ type turn struct {
 // Append makes a batch durable and readable. It is accepted or refused whole:
 // when Append returns nil, every sample is in the WAL, synced if the WAL was
 // opened so, and in every head taken from then on, unless that head says that
-// it is incomplete; with an error of validation, ErrOverloaded, wal.ErrFull or an ended context nothing was
-// stored; after wal.ErrFailed it may be there when the WAL is opened again.
+// it is incomplete; with an error of validation, ErrOverloaded, wal.ErrFull or
+// an ended context nothing was stored; after wal.ErrFailed it may be there when
+// the WAL is opened again.
 //
 // Labels with empty values are dropped, series without samples ignored. A
 // sample with the same series, time and nanos as an earlier one replaces it,
@@ -216,7 +217,7 @@ func (w *Writer) insert(seq wal.Sequence, b series.Batch, ids []series.ID) {
 	first := w.active.first == 0
 	w.active.insert(seq, b, ids, now)
 	w.inserted, w.acknowledged = seq, max(w.acknowledged, seq)
-	bytes := w.headBytes.Add(w.active.bytes - before)
+	bytes := w.account(w.active.bytes - before)
 	if first {
 		w.oldest.CompareAndSwap(nil, &now)
 	}

@@ -85,7 +85,7 @@ func (w *Writer) drop() {
 	defer w.insertMu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.headBytes.Add(-w.sealed.bytes)
+	w.account(-w.sealed.bytes)
 	w.sealed = nil
 	w.oldest.Store(nil)
 	if w.active.first != 0 {

@@ -67,6 +67,9 @@ func (w *Writer) pressure() float64 {
 	p = max(p, strain(w.levelZero.Load(), int64(w.opts.MaxLevelZero)))
 	if !w.mayspill() {
 		p = max(p, strain(w.headBytes.Load(), w.opts.MaxHeadBytes))
+		if b := w.opts.Budget; b != nil {
+			p = max(p, strain(b.used.Load(), b.limit))
+		}
 	}
 	return p
 }
@@ -108,8 +111,8 @@ func (w *Writer) admit(p *pending) error {
 	if w.queueBytes > 0 && w.queueBytes+p.bytes > w.opts.MaxQueueBytes {
 		return fmt.Errorf("%w: %d bytes wait for the wal", ErrOverloaded, w.queueBytes)
 	}
-	if used := w.queueBytes + w.headBytes.Load(); used > 0 && used+p.bytes > w.opts.MaxHeadBytes && !w.mayspill() {
-		return fmt.Errorf("%w: the head holds %d bytes", ErrOverloaded, used)
+	if used := w.queueBytes + w.headBytes.Load(); w.full(used, p.bytes) && !w.mayspill() {
+		return fmt.Errorf("%w: the head holds %d bytes, or all heads too many", ErrOverloaded, used)
 	}
 	if age := w.age(); age > w.opts.MaxUnflushedAge {
 		return fmt.Errorf("%w: the oldest sample waits for its flush since %v", ErrOverloaded, age.Round(time.Second))

@@ -37,7 +37,7 @@ func (w *Writer) take(seq wal.Sequence, p *pending) {
 		return // refill was quicker
 	}
 	// Only admit lets a batch come this far that has no room.
-	if held := w.headBytes.Load(); !w.spilled && held > 0 && held+p.bytes > w.opts.MaxHeadBytes {
+	if held := w.headBytes.Load(); !w.spilled && w.full(held, p.bytes) {
 		w.setSpilled(true)
 		w.opts.Logger.Warn("the head is full and the store takes no flushes: going on in the wal alone",
 			"table", w.log.Root(), "head_bytes", held, "after", uint64(w.inserted))
@@ -65,7 +65,7 @@ const maxChases = 3
 func (w *Writer) refill(ctx context.Context) error {
 	for chase := 0; ; chase++ {
 		w.insertMu.Lock()
-		if !w.spilled || w.headBytes.Load() >= w.opts.FlushBytes {
+		if !w.spilled || w.enough() {
 			w.insertMu.Unlock()
 			return nil
 		}
@@ -95,6 +95,12 @@ func (w *Writer) refill(ctx context.Context) error {
 	}
 }
 
+// enough reports whether the head should be flushed before more is read back.
+func (w *Writer) enough() bool {
+	held := w.headBytes.Load()
+	return held >= w.opts.FlushBytes || w.full(held, 0)
+}
+
 // errPause ends a replay early, to make room.
 var errPause = errors.New("head is full")
 
@@ -107,7 +113,7 @@ func (w *Writer) replay(ctx context.Context, locked bool) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.headBytes.Load() >= w.opts.FlushBytes {
+		if w.enough() {
 			return errPause
 		}
 		ids := make([]series.ID, len(b))

@@ -432,3 +432,72 @@ func TestNoSilentGap(t *testing.T) {
 		t.Errorf("table (-want +got):\n%.2000s", d)
 	}
 }
+
+// The heads of several writers have one bound: while it is reached, a writer
+// refuses, or, when the store is out, goes on in its WAL; and each may have one
+// batch. A writer that was closed leaves its part to the others.
+func TestBudget(t *testing.T) {
+	store := mem.New(mem.Options{})
+	createTable(t, store)
+	f := fault.New(store)
+	budget := NewBudget(16 << 10)
+	open := func() *Writer {
+		return openWriter(t, openTable(t, f), openWAL(t, t.TempDir()), Options{Budget: budget, MaxDelay: 1, FlushBytes: 4 << 10})
+	}
+	a, b, c := open(), open(), open()
+	i := 0
+	sent := rows{}
+	send := func(w *Writer) error {
+		i++
+		batch := one("m", []string{"i", fmt.Sprint(i)}, at0(int64(i), 1))
+		err := w.Append(t.Context(), batch)
+		if err == nil {
+			sent.addBatch(batch)
+		}
+		return err
+	}
+	if err := send(b); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for err == nil {
+		err = send(a)
+	}
+	if !errors.Is(err, ErrOverloaded) || budget.Used() > 16<<10 || a.Stats().Pressure < 0.9 {
+		t.Errorf("error %v, %d bytes, %+v", err, budget.Used(), a.Stats())
+	}
+	if err := send(b); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("another writer: %v", err)
+	}
+	if err := send(c); err != nil {
+		t.Errorf("a writer that holds nothing: %v", err)
+	}
+
+	f.Inject(fault.Fault{Mode: fault.Before, Times: -1, Op: storage.OpPut})
+	for _, w := range []*Writer{a, b, c} {
+		if err := w.Flush(t.Context()); err == nil {
+			t.Error("a flush succeeded")
+		}
+		if err := send(w); err != nil || !errors.Is(w.Head().Err(), ErrIncomplete) {
+			t.Errorf("in an outage: %v, view %v", err, w.Head().Err())
+		}
+	}
+	if err := a.Close(t.Context()); err == nil {
+		t.Error("Close succeeded")
+	}
+	if got := budget.Used(); got != b.headBytes.Load()+c.headBytes.Load() {
+		t.Errorf("%d bytes after one was given up; the others hold %d and %d", got, b.headBytes.Load(), c.headBytes.Load())
+	}
+	f.Clear()
+	for _, w := range []*Writer{a, b, c} {
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := budget.Used(); got != 0 {
+		t.Errorf("%d bytes in the end", got)
+	}
+	if d := gocmp.Diff(sent, tableRows(t, store), gocmp.AllowUnexported(point{})); d != "" {
+		t.Errorf("table (-want +got):\n%.2000s", d)
+	}
+}
