@@ -46,8 +46,8 @@ func (l *Log) append(records []Record) (first, last Sequence, err error) {
 	if err := l.usable(); err != nil {
 		return 0, 0, err
 	}
-	if held := l.Bytes(); l.opts.MaxBytes > 0 && held+size > l.opts.MaxBytes {
-		return 0, 0, fmt.Errorf("%w: it holds %d bytes, limit %d", ErrFull, held, l.opts.MaxBytes)
+	if err := l.withinLimit(size); err != nil {
+		return 0, 0, err
 	}
 	if err := l.makeRoom(size); err != nil {
 		return 0, 0, err
@@ -93,6 +93,18 @@ func (l *Log) usable() error {
 		return ErrClosed
 	}
 	return l.failed
+}
+
+// withinLimit refuses what goes above MaxBytes. A log whose records are all
+// covered takes any group, or a large one could never be written.
+func (l *Log) withinLimit(size int64) error {
+	held := l.Bytes()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opts.MaxBytes > 0 && held+size > l.opts.MaxBytes && l.covered < l.last {
+		return fmt.Errorf("%w: it holds %d bytes, limit %d", ErrFull, held, l.opts.MaxBytes)
+	}
+	return nil
 }
 
 // makeRoom sees to it that there is an active segment which takes size bytes

@@ -156,12 +156,26 @@ func TestMaxBytes(t *testing.T) {
 	if l.Bytes() > limit || l.Bytes() < limit-4<<10 || l.LastSequence() != Sequence(n-1) {
 		t.Errorf("%d bytes, last %d of %d", l.Bytes(), l.LastSequence(), n-1)
 	}
+	if err := l.Truncate(l.LastSequence() - 1); err != nil {
+		t.Fatal(err)
+	}
+	if l.Bytes() > limit/2 {
+		t.Errorf("%d bytes with one record", l.Bytes())
+	}
+	large := make([]int, limit/20)
+	if _, _, err := l.Append(testRecords(t, large...)); !errors.Is(err, ErrFull) {
+		t.Errorf("a group above the limit: %v", err)
+	}
 	if err := l.Truncate(l.LastSequence()); err != nil {
 		t.Fatal(err)
 	}
 	if first, _ := mustAppend(t, l, n); first != Sequence(n) {
 		t.Errorf("sequence %d after the truncation, want %d", first, n)
 	}
+	if err := l.Truncate(l.LastSequence()); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, l, large...) // when there is nothing else, there is no better time
 }
 
 // TestPending: a log says that it may hold something unless it was closed with

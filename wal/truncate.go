@@ -32,7 +32,11 @@ func (l *Log) truncate(through Sequence) error {
 	if err := l.removeCovered(through); err != nil {
 		return err
 	}
-	if err := l.retireActive(through, recycleBytes); err != nil {
+	atLeast := int64(recycleBytes)
+	if l.opts.MaxBytes > 0 {
+		atLeast = min(atLeast, l.opts.MaxBytes/4) // the space counts more
+	}
+	if err := l.retireActive(through, atLeast); err != nil {
 		return err
 	}
 	return l.removeCovered(through)

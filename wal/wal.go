@@ -174,18 +174,22 @@ const (
 	SyncDeferred
 )
 
+// minSegmentBytes is the least that SegmentBytes is set to by default.
+const minSegmentBytes = 64 << 10
+
 // Options configure a log; the zero value is ready to use.
 type Options struct {
 	// SegmentBytes is the size at which a segment is sealed and the next one
-	// begun; only a group that is larger by itself exceeds it. Default 64 MiB.
+	// begun; only a group that is larger by itself exceeds it. Default 64 MiB,
+	// or a quarter of MaxBytes if that is less.
 	SegmentBytes int64
 	// Sync is the durability of Append. Default SyncAlways.
 	Sync SyncPolicy
 	// SyncInterval is how long a record waits for its sync with SyncDeferred,
 	// if Run runs. Default 100 ms.
 	SyncInterval time.Duration
-	// MaxBytes is the size of all segments above which Append returns ErrFull;
-	// 0 leaves it to the disk.
+	// MaxBytes is the size of all segments above which Append returns ErrFull,
+	// unless Truncate has covered every record; 0 leaves it to the disk.
 	MaxBytes int64
 	// Events are told what happens; all are optional.
 	Events Events
@@ -207,6 +211,9 @@ type Events struct {
 func (o *Options) EnsureDefaults() {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 64 << 20
+		if o.MaxBytes > 0 {
+			o.SegmentBytes = min(o.SegmentBytes, max(o.MaxBytes/4, minSegmentBytes))
+		}
 	}
 	if o.SyncInterval == 0 {
 		o.SyncInterval = 100 * time.Millisecond

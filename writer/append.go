@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -159,6 +160,10 @@ func (w *Writer) lead(p *pending) error {
 	}
 	// DURABILITY POINT: when this returns, the group survives a crash.
 	first, _, err := w.wal.Append(records)
+	if errors.Is(err, wal.ErrFull) {
+		w.short.Store(true) // a flush makes room
+		w.wakeRun()
+	}
 	if err == nil {
 		// Taken before the next group may be written: its insert waits here.
 		w.insertMu.Lock()

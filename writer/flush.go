@@ -52,6 +52,7 @@ func (w *Writer) flush(ctx context.Context) error {
 	if w.fenced != nil {
 		return w.fenced
 	}
+	w.short.Store(false)
 	w.insertMu.Lock()
 	goal := w.acknowledged
 	w.insertMu.Unlock()

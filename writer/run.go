@@ -89,7 +89,7 @@ func (w *Writer) due() (left time.Duration, some bool) {
 		}
 		return 0, false
 	}
-	if w.headBytes.Load() >= w.opts.FlushBytes {
+	if w.headBytes.Load() >= w.opts.FlushBytes || w.short.Load() {
 		return 0, true
 	}
 	return w.opts.FlushAge - w.opts.Now().Sub(*oldest), true

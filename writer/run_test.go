@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -118,6 +119,29 @@ func TestRun(t *testing.T) {
 		}
 		if v := version(t, store); v != 2 {
 			t.Errorf("version %d when the size is reached", v)
+		}
+	})
+}
+
+// A WAL that is full is flushed and truncated at once, not when a sample is old
+// enough.
+func TestFullWALIsFlushed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, _, store, stop := runWriter(t, Options{FlushAge: time.Hour}, wal.Options{MaxBytes: 64 << 10})
+		defer stop()
+		full := 0
+		for i := range 2000 {
+			err := w.Append(t.Context(), one("m", []string{"i", fmt.Sprint(i)}, at0(int64(i), 1)))
+			switch {
+			case errors.Is(err, wal.ErrFull):
+				full++
+				synctest.Wait()
+			case err != nil:
+				t.Fatal(err)
+			}
+		}
+		if v := version(t, store); full == 0 || int64(full) != v {
+			t.Errorf("full %d times, flushed %d times", full, v)
 		}
 	})
 }

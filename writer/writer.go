@@ -274,6 +274,7 @@ type Writer struct {
 	shards    atomic.Pointer[shard.Map] // of base
 	based     atomic.Pointer[time.Time] // when base was taken
 	levelZero atomic.Int64              // most uncompacted files of a partition in base
+	short     atomic.Bool               // the WAL is full
 	stale     atomic.Bool               // batches are refused because of levelZero
 	flushed   atomic.Uint64             // committed
 	// flushBegan is when the commit under way began, nil while there is none;
