@@ -348,7 +348,9 @@ func BenchmarkDecode(b *testing.B) {
 		{"v2", v2, (*decoder).decodeV2, byUpstreamV2},
 	} {
 		report := func(b *testing.B) {
-			b.ReportMetric(float64(b.N)*float64(len(ts))/b.Elapsed().Seconds(), "samples/s")
+			n := float64(b.N) * float64(len(ts))
+			b.ReportMetric(n/b.Elapsed().Seconds(), "samples/s")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/sample")
 		}
 		b.Run(c.name+"/ours", func(b *testing.B) {
 			b.ReportAllocs()
