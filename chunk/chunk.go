@@ -14,28 +14,31 @@
 // # Format
 //
 // A file is Parquet that any reader of the format takes (data page version 1,
-// zstd). Columns, in this order; those marked † are left out of files in
-// which they hold nothing:
+// zstd), laid down by this package. Columns, in this order; those marked † are
+// left out of files in which they hold nothing:
 //
-//	column          Parquet type              encoding
-//	metric_name     required string           dictionary
-//	series_id       required int64            dictionary, or delta where most series have one row
-//	one a label †   optional string           dictionary
-//	labels_overflow† optional map             dictionary
-//	timestamp       required timestamp µs UTC  delta
-//	nanos †         optional int32            dictionary
-//	start_time_unix_nano† optional int64       plain
-//	value           double, optional if there  plain, or byte-stream-split by option
-//	                are histograms
-//	histogram †     optional binary           plain
+//	column                Parquet type              encoding
+//	metric_name           required string           dictionary
+//	series_id             required int64            dictionary, or delta where most series have one row
+//	one a label †         optional string           dictionary
+//	labels_overflow †     optional map              dictionary
+//	timestamp             required timestamp µs UTC  delta
+//	nanos †               optional int32            dictionary
+//	start_time_unix_nano† optional int64            delta
+//	value                 double, optional if there  dictionary where values repeat much;
+//	                      are histograms            else plain, or byte-stream-split by option
+//	histogram †           optional binary           plain
 //
 // date and shard are partition columns and not in the file. What identifies a
 // series comes first, so that matchers are evaluated before samples are read.
-// A row group has at most 131,072 rows, a page at most 16,384.
+// A row group has at most 131,072 rows; a page has 16,384, of value codes
+// 65,536, of other codes as many as give it some bytes. Value codes have one or
+// two whole bytes, since zstd finds in bytes what it cannot find in bits. There
+// is no page index: row groups are small, and rows sorted.
 //
 // The Parquet key "cardinal.chunk" holds, as JSON:
 //
-//	format    1
+//	format    2; 1 has neither start times nor dictionaries of values
 //	labels    object: column → exact label name
 //	overflow  array: the labels that the overflow map may hold, sorted
 //	sums      base64 of one xxhash64 (little endian) a column chunk, by row

@@ -62,9 +62,14 @@ func newTable(t testing.TB, opts Options) *table {
 
 func newTableIn(t testing.TB, store storage.Store, opts Options) *table {
 	t.Helper()
+	return newTableOf(t, store, chunk.BaseSchema(), opts)
+}
+
+func newTableOf(t testing.TB, store storage.Store, schema *action.Schema, opts Options) *table {
+	t.Helper()
 	ctx := context.Background()
 	log, err := txlog.Create(ctx, store, root, txlog.CreateOptions{
-		Schema: chunk.BaseSchema(), PartitionColumns: chunk.PartitionColumns(),
+		Schema: schema, PartitionColumns: chunk.PartitionColumns(),
 		Domains: map[string]string{shard.Domain: shard.Initial().Encode()},
 	}, txlog.Options{})
 	if err != nil {
