@@ -39,22 +39,45 @@ func (f *slowFile) Datasync() error {
 	return f.file.Datasync()
 }
 
+// countingDisk counts syncs, and fails them on demand.
+type countingDisk struct {
+	syncs atomic.Int64
+	fail  atomic.Bool
+}
+
+type countingFile struct {
+	file
+	disk *countingDisk
+}
+
+func (d *countingDisk) open(path string) (file, error) {
+	f, err := openOSFile(path)
+	return &countingFile{file: f, disk: d}, err
+}
+
+func (f *countingFile) Datasync() error {
+	f.disk.syncs.Add(1)
+	if f.disk.fail.Load() {
+		return unix.EIO
+	}
+	return f.file.Datasync()
+}
+
 // TestRun: what is appended is synced once an interval, counted from the first
 // record that waits; an idle log is left alone.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newFaultyDisk()
+		disk := &countingDisk{}
 		l := mustOpen(t, t.TempDir(), Options{openFile: disk.open, Sync: SyncDeferred, SyncInterval: 100 * time.Millisecond})
-		clear(disk.calls)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- l.Run(ctx) }()
 
-		want := func(after time.Duration, n int) {
+		want := func(after time.Duration, n int64) {
 			t.Helper()
 			time.Sleep(after)
 			synctest.Wait()
-			if got := disk.calls["datasync"]; got != n {
+			if got := disk.syncs.Load(); got != n {
 				t.Errorf("%d syncs, want %d", got, n)
 			}
 		}
@@ -65,14 +88,16 @@ func TestRun(t *testing.T) {
 		}
 		want(9*time.Millisecond, 0)
 		want(time.Millisecond, 1)
+		l.appendMu.Lock()
 		if l.synced != l.Bytes() {
 			t.Errorf("%d of %d bytes are synced", l.synced, l.Bytes())
 		}
+		l.appendMu.Unlock()
 		want(time.Hour, 1)
 		mustAppend(t, l, 10)
 		want(100*time.Millisecond, 2)
 
-		disk.fail["datasync"] = unix.EIO
+		disk.fail.Store(true)
 		mustAppend(t, l, 11)
 		if err := <-ended; !errors.Is(err, ErrFailed) || !errors.Is(err, unix.EIO) {
 			t.Errorf("Run: %v", err)

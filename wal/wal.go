@@ -88,6 +88,13 @@
 // acknowledged, and all from X on is cut off. So the one change that passes
 // for a torn tail is of bytes in the last group before a crash.
 //
+// # Durability modes
+//
+// With SyncAlways a group is on the disk when Append returns: no crash loses
+// it. With SyncDeferred it is with the kernel: a crash of the process loses
+// nothing; a crash of the machine loses what was appended after the last sync
+// began, with Run at most Options.SyncInterval plus the time of one sync.
+//
 // # Failures
 //
 // A write that fails (ErrFull, when no space is left) is cut back to where it

@@ -40,6 +40,21 @@
 //  6. Drop the sealed head. A reader that took the head before this and the
 //     version after the commit has both; the merge rule makes them one.
 //
+// # Limits
+//
+// From half of a limit on (head, age of what is not in the table, uncompacted
+// files of a partition) batches are slowed, the more the nearer it is; at the
+// limit they are refused with ErrOverloaded.
+//
+// A full head is no limit while the store takes no flushes. Then batches go
+// into the WAL alone, until that is full, too; the heads keep what they have,
+// and every view says that it is incomplete. When a flush succeeds again, the
+// records that are only in the WAL are read back piece by piece, each flushed
+// before the next is read, while new batches queue up behind them in the WAL;
+// when none is left, batches go into the head again. So memory is bounded by
+// the head, loss by nothing but the WAL, and the store sees one flush at a
+// time.
+//
 // A flush that fails anywhere leaves the head and the WAL as they were, and is
 // tried again from 2 on, under new names. When it is not known whether a
 // commit happened, nothing else is done before the latest version tells: by
