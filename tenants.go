@@ -28,8 +28,8 @@ type TenantsOptions struct {
 	Compact bool
 	// MaxOpen bounds the tables that are open at a time. Default 1,000.
 	MaxOpen int
-	// MaxHeadBytes bounds the heads of all tables together: above it samples
-	// are refused with writer.ErrOverloaded. Default 2 GiB.
+	// MaxHeadBytes bounds the heads of all tables together, as
+	// writer.Options.Budget does. Default 2 GiB.
 	MaxHeadBytes int64
 	// IdleAfter is the time without use after which a table is closed, but for
 	// the default one. A table that is not open costs no request and no memory.
@@ -72,7 +72,6 @@ type Tenants struct {
 	opts  TenantsOptions
 	store *meter.Store
 
-	heads headBound
 	left  atomic.Bool // a table was closed with something left in its WAL
 
 	mu     sync.Mutex // guards what follows
@@ -106,6 +105,7 @@ func NewTenants(ctx context.Context, opts TenantsOptions) (*Tenants, error) {
 	if _, err := opts.root(); err != nil {
 		return nil, err
 	}
+	opts.Writer.Budget = writer.NewBudget(opts.MaxHeadBytes)
 	store, err := openStore(ctx, &opts.Options)
 	if err != nil {
 		return nil, err
@@ -115,9 +115,6 @@ func NewTenants(ctx context.Context, opts TenantsOptions) (*Tenants, error) {
 
 // Table implements ingest.Tables.
 func (t *Tenants) Table(ctx context.Context, tenant, table string) (ingest.Appender, func(), error) {
-	if err := t.heads.check(t); err != nil {
-		return nil, nil, err
-	}
 	db, release, err := t.acquire(ctx, tableName{tenant, table}, true)
 	if err != nil {
 		return nil, nil, err
@@ -510,31 +507,4 @@ func (t *Tenants) closeAll(ctx context.Context) error {
 		err = errors.Join(err, e)
 	}
 	return err
-}
-
-// headBound watches the heads of all tables together. Sums are taken at most
-// every sampleHeads, so that a request costs nothing.
-type headBound struct {
-	mu    sync.Mutex // guards the rest
-	at    time.Time
-	bytes int64
-}
-
-const sampleHeads = 50 * time.Millisecond
-
-func (h *headBound) check(t *Tenants) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if now := t.opts.Now(); h.at.IsZero() || now.Sub(h.at) >= sampleHeads {
-		h.at, h.bytes = now, 0
-		t.Each(func(_, _ string, db *DB) {
-			if db.Writer != nil {
-				h.bytes += db.Writer.Stats().HeadBytes
-			}
-		})
-	}
-	if h.bytes > t.opts.MaxHeadBytes {
-		return fmt.Errorf("%w: the heads of all tables hold %d bytes", writer.ErrOverloaded, h.bytes)
-	}
-	return nil
 }

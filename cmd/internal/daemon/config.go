@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
 
 	"cardinalsin"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/ingest"
+	"cardinalsin/scrape"
 )
 
 // Config is what the file of --config says, in YAML:
@@ -30,8 +32,8 @@ type Config struct {
 	// their own.
 	Limits  ingest.Limits
 	Tenants map[string]ingest.Limits
-	// Prometheus is the rest, in Prometheus' form; nil if there is none.
-	Prometheus []byte
+	// Scrape is the rest, in Prometheus' form; nil if there is none.
+	Scrape *scrape.Config
 }
 
 // maxConfig bounds the file.
@@ -61,7 +63,7 @@ func readConfig(path string, flags ingest.Limits) (Config, error) {
 		err = fmt.Errorf("more than %d bytes", maxConfig)
 	}
 	if err == nil {
-		err = c.parse(data)
+		err = c.parse(data, filepath.Dir(path))
 	}
 	if err != nil {
 		return Config{}, fmt.Errorf("%w: --config %s: %w", cli.ErrUsage, path, err)
@@ -69,7 +71,8 @@ func readConfig(path string, flags ingest.Limits) (Config, error) {
 	return c, nil
 }
 
-func (c *Config) parse(data []byte) error {
+// parse reads the file; paths in it are relative to dir.
+func (c *Config) parse(data []byte, dir string) error {
 	var top struct {
 		Limits struct {
 			Default yaml.Node            `yaml:"default"`
@@ -99,11 +102,12 @@ func (c *Config) parse(data []byte) error {
 	if len(top.Rest) == 0 {
 		return nil
 	}
-	var err error
-	if c.Prometheus, err = yaml.Marshal(top.Rest); err != nil {
+	rest, err := yaml.Marshal(top.Rest)
+	if err != nil {
 		return fmt.Errorf("pass on: %w", err)
 	}
-	return nil
+	c.Scrape, err = scrape.Parse(rest, dir)
+	return err
 }
 
 // decodeLimits decodes what a node names over l.

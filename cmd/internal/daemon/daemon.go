@@ -28,6 +28,7 @@ import (
 	"cardinalsin/api/prom"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/ingest"
+	"cardinalsin/scrape"
 	"cardinalsin/txlog"
 )
 
@@ -92,9 +93,7 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if d.trace != nil {
 		d.http.wrap = d.trace.wrap
 	}
-	if err := d.routes(); err != nil {
-		return nil, err
-	}
+	d.routes()
 	if d.httpListen, err = net.Listen("tcp", o.HTTP); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", o.HTTP, err)
 	}
@@ -110,9 +109,9 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 const maxMessage = 64 << 20
 
 // routes adds every protocol that writes.
-func (d *Daemon) routes() error {
+func (d *Daemon) routes() {
 	if d.opts.Tables.WALDir == "" {
-		return nil
+		return
 	}
 	logger := d.opts.Tables.Logger
 	d.Sink = ingest.New(ingest.Options{
@@ -133,7 +132,7 @@ func (d *Daemon) routes() error {
 		d.Handle(path, lines)
 	}
 	if d.opts.GRPC == "" {
-		return nil
+		return
 	}
 	server := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -146,7 +145,6 @@ func (d *Daemon) routes() error {
 	d.grpc = grpc.NewServer(server...)
 	otlp.Register(d.grpc, d.Sink, otlp.Options{Logger: logger})
 	flight.Register(d.grpc, d.Sink, flight.Options{Table: d.opts.Tables.Table, Logger: logger})
-	return nil
 }
 
 // Handle adds a handler for a pattern of net/http. Its requests are counted
@@ -199,6 +197,11 @@ func (d *Daemon) Run(ctx context.Context, stdout io.Writer) error {
 	ready := "ready http=" + d.HTTPAddr()
 	work.Go(func() error { return d.Tenants.Run(ctx) })
 	work.Go(func() error { return d.http.serve(ctx, d.httpListen) })
+	if d.Sink != nil && d.opts.Config.Scrape != nil {
+		work.Go(func() error {
+			return scrape.Run(ctx, d.opts.Config.Scrape, d.Sink, scrape.Options{Registry: d.Metrics.Registry, Logger: d.opts.Tables.Logger})
+		})
+	}
 	if d.grpc != nil {
 		ready += " grpc=" + d.grpcListen.Addr().String()
 		work.Go(func() error { return serveGRPC(ctx, d.grpc, d.grpcListen) })
