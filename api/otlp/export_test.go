@@ -27,7 +27,6 @@ import (
 
 	"cardinalsin/ingest"
 	"cardinalsin/ingest/ingesttest"
-	"cardinalsin/series"
 )
 
 // post sends a body to the handler.
@@ -261,5 +260,3 @@ func TestTenant(t *testing.T) {
 		}
 	}
 }
-
-var _ = series.MetricName
