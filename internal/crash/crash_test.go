@@ -7,7 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +45,10 @@ var points = []struct {
 	{crashpoint.Truncating, 8},
 	{anywhen, 1500},
 }
+
+// walBytes bounds the log of a table, and so its segments to a quarter of it:
+// small, so that truncating removes some every few rounds.
+const walBytes = 512 << 10
 
 // patience is how long a server may take to come to its point.
 const patience = 30 * time.Second
@@ -132,7 +138,8 @@ func (k *killer) run(t *testing.T, rounds int) {
 		p := points[round%len(points)]
 		pass := 1 + k.rng.IntN(p.most)
 		// The programs take turns with the same tables and the same log.
-		k.kill(t, senders, p.Point, pass, round/len(points)%2 == 1)
+		turn := round / len(points)
+		k.kill(t, senders, p.Point, pass, turn%3 != 0, turn%2 == 1)
 		died[p.Point]++
 		t.Logf("kill %3d at %s, pass %d: %v", round+1, p.Point, pass, l)
 	}
@@ -157,19 +164,24 @@ func (k *killer) run(t *testing.T, rounds int) {
 
 // args are the flags of a run; command is empty for cardinal-writer.
 func (k *killer) args(command string) []string {
-	args := []string{"--store", k.place.url, "--wal-dir", k.wal, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--flush-age", "300ms", "--log-level", "error"}
+	args := []string{"--store", k.place.url, "--wal-dir", k.wal, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--flush-age", "300ms", "--log-level", "error", "--wal-max-bytes", strconv.Itoa(walBytes)}
 	if command == "" {
 		return args
 	}
 	return append([]string{command, "--compact-every", "1s", "--cache-dir", k.dir}, args...)
 }
 
-// kill runs a program under load until it passes a point for the n-th time.
-func (k *killer) kill(t *testing.T, senders []*generator, point crashpoint.Point, n int, writerAlone bool) {
+// kill runs a program under load until it passes a point for the n-th time:
+// after its start, recovery included, or (late) after it serves.
+func (k *killer) kill(t *testing.T, senders []*generator, point crashpoint.Point, n int, late, writerAlone bool) {
 	t.Helper()
 	env := k.place.env
 	if point != anywhen {
-		env = append([]string{fmt.Sprintf("CARDINAL_CRASHPOINT=%s:%d", point, n)}, env...)
+		setting := fmt.Sprintf("CARDINAL_CRASHPOINT=%s:%d", point, n)
+		if late {
+			setting += ":SIGUSR1"
+		}
+		env = append([]string{setting}, env...)
 	}
 	var armed *trap
 	if k.proxy != nil && (point == crashpoint.Uploading || point == crashpoint.Committed) {
@@ -192,8 +204,10 @@ func (k *killer) kill(t *testing.T, senders []*generator, point crashpoint.Point
 			pid.Wait()
 			victim.kill()
 		}
-		k.proxy.set(armed)
 		defer k.proxy.set(nil)
+		if !late {
+			k.proxy.set(armed)
+		}
 	}
 	victim = begin(t, env, program, args...)
 	pid.Done()
@@ -201,6 +215,12 @@ func (k *killer) kill(t *testing.T, senders []*generator, point crashpoint.Point
 		defer time.AfterFunc(time.Duration(n)*time.Millisecond, victim.kill).Stop()
 	}
 	if victim.ready() {
+		switch {
+		case late && armed != nil:
+			k.proxy.set(armed)
+		case late && point != anywhen:
+			victim.signal(syscall.SIGUSR1)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
 			victim.await(patience)

@@ -116,6 +116,12 @@ func (s *server) kill() {
 	<-s.done
 }
 
+func (s *server) signal(sig os.Signal) {
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Error(err)
+	}
+}
+
 // stop ends it in order, which must succeed.
 func (s *server) stop() {
 	s.t.Helper()

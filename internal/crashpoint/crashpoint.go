@@ -4,7 +4,8 @@
 // It stands on nothing. In a normal build Here is empty and costs nothing. In
 // one with the build tag crashpoints, the environment may arm one point:
 //
-//	CARDINAL_CRASHPOINT=name:n    the n-th pass (from 1) of the point ends the process
+//	CARDINAL_CRASHPOINT=name:n            the n-th pass (from 1) of the point ends the process
+//	CARDINAL_CRASHPOINT=name:n:SIGUSR1    the n-th after that signal
 //
 // The process ends by SIGKILL: no deferred call runs, no buffer is written.
 //

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -25,9 +26,14 @@ func TestHere(t *testing.T) {
 		{"the first pass", tagged, "uploaded:1", "", true},
 		{"the third pass", tagged, "uploaded:3", "12", true},
 		{"a pass that does not come", tagged, "uploaded:6", "12345", false},
+		{"the second pass after a signal", tagged, "uploaded:2:SIGUSR1", "123", true},
+		{"a pass that does not come after a signal", tagged, "uploaded:4:SIGUSR1", "12345", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cmd := exec.Command(tc.program)
+			if strings.HasSuffix(tc.armed, "SIGUSR1") {
+				cmd.Args = append(cmd.Args, "signal")
+			}
 			cmd.Env = append(os.Environ(), "CARDINAL_CRASHPOINT="+tc.armed)
 			var out bytes.Buffer
 			cmd.Stdout = &out
@@ -42,13 +48,15 @@ func TestHere(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a setting without a number", func(t *testing.T) {
-		cmd := exec.Command(tagged)
-		cmd.Env = append(os.Environ(), "CARDINAL_CRASHPOINT=uploaded")
-		if err := cmd.Run(); err == nil {
-			t.Error("it was taken")
-		}
-	})
+	for _, armed := range []string{"uploaded", "uploaded:", "uploaded:0", "uploaded:1:SIGHUP", "uploaded:1:SIGUSR1:2"} {
+		t.Run("a setting that means nothing: "+armed, func(t *testing.T) {
+			cmd := exec.Command(tagged)
+			cmd.Env = append(os.Environ(), "CARDINAL_CRASHPOINT="+armed)
+			if err := cmd.Run(); err == nil {
+				t.Error("it was taken")
+			}
+		})
+	}
 }
 
 func build(t *testing.T, flags ...string) string {
