@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -348,15 +347,7 @@ func TestNoSilentGap(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	background.Go(func() {
-		for ctx.Err() == nil {
-			f.Inject(fault.Fault{Mode: fault.Before, Times: -1, Op: storage.OpPut})
-			sleep(ctx, time.Duration(rand.IntN(20))*time.Millisecond)
-			f.Clear()
-			sleep(ctx, time.Duration(rand.IntN(20))*time.Millisecond)
-		}
-	})
-	const writers, enough = 4, 5
+	const writers, rounds = 4, 4
 	var acked [writers]atomic.Int64
 	batch := func(c int, i int64) (string, int64) { return fmt.Sprint(c), i }
 	for c := range writers {
@@ -378,46 +369,55 @@ func TestNoSilentGap(t *testing.T) {
 			}
 		})
 	}
-	complete, incomplete := 0, 0
+	// look takes a view, and checks it if it says that it is complete.
+	look := func() (complete bool) {
+		var before [writers]int64
+		for c := range before {
+			before[c] = acked[c].Load()
+		}
+		view := w.Head()
+		if err := view.Err(); err != nil {
+			if !errors.Is(err, ErrIncomplete) {
+				t.Error(err)
+			}
+			return false
+		}
+		seen := tableRows(t, store)
+		for p := range viewRows(view) {
+			seen[p] = map[string]int{}
+		}
+		for c, n := range before {
+			for i := range n {
+				name, offset := batch(c, i)
+				p := point{one("m", []string{"c", name, "i", fmt.Sprint(i)})[0].Labels.String(), at0(offset, 0).Time, 0}
+				if _, ok := seen[p]; !ok {
+					t.Errorf("client %d: row %d of %d is missing", c, i, n)
+					return true
+				}
+			}
+		}
+		return true
+	}
 	background.Go(func() {
 		defer cancel()
-		for began := time.Now(); (complete < enough || incomplete < enough) && time.Since(began) < 30*time.Second; {
-			time.Sleep(5 * time.Millisecond)
-			var before [writers]int64
-			for c := range before {
-				before[c] = acked[c].Load()
-			}
-			view := w.Head()
-			if err := view.Err(); err != nil {
-				if !errors.Is(err, ErrIncomplete) {
-					t.Error(err)
-				}
-				incomplete++
-				continue
-			}
-			complete++
-			seen := tableRows(t, store)
-			for p := range viewRows(view) {
-				seen[p] = map[string]int{}
-			}
-			for c, n := range before {
-				for i := range n {
-					name, offset := batch(c, i)
-					p := point{one("m", []string{"c", name, "i", fmt.Sprint(i)})[0].Labels.String(), at0(offset, 0).Time, 0}
-					if _, ok := seen[p]; !ok {
-						t.Errorf("client %d: row %d of %d is missing", c, i, n)
-						return
-					}
+		until := func(complete bool) {
+			for began := time.Now(); look() != complete && !t.Failed(); {
+				if time.Since(began) > 30*time.Second {
+					t.Errorf("no view is complete: %t", complete)
 				}
 			}
+		}
+		for range rounds {
+			f.Inject(fault.Fault{Mode: fault.Before, Times: -1, Op: storage.OpPut})
+			until(false)
+			f.Clear()
+			until(true)
+			look()
 		}
 	})
 	clients.Wait()
 	background.Wait()
 	f.Clear()
-	if complete < enough || incomplete < enough {
-		t.Errorf("%d complete views and %d incomplete ones", complete, incomplete)
-	}
 	if err := w.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
