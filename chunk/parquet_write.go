@@ -3,6 +3,7 @@ package chunk
 import (
 	"encoding/binary"
 	"encoding/json"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -107,22 +108,34 @@ type columnProgress struct {
 	zstd       *zstd.Encoder
 }
 
-// compressors are shared: each keeps tables of a few megabytes.
-var compressors sync.Map // zstd.EncoderLevel → *zstd.Encoder
+// compressors are shared, one a level. They are made with their first use but
+// for the one of all flushes: the best keeps 34 MB of tables.
+var compressors = [...]func() *zstd.Encoder{
+	zstd.SpeedFastest:           func() *zstd.Encoder { return fastest },
+	zstd.SpeedDefault:           sync.OnceValue(func() *zstd.Encoder { return newCompressor(zstd.SpeedDefault, 0) }),
+	zstd.SpeedBetterCompression: sync.OnceValue(func() *zstd.Encoder { return newCompressor(zstd.SpeedBetterCompression, 0) }),
+	zstd.SpeedBestCompression:   sync.OnceValue(func() *zstd.Encoder { return newCompressor(zstd.SpeedBestCompression, 1) }),
+}
 
-func compressor(level int) *zstd.Encoder {
-	l := zstd.EncoderLevelFromZstd(level)
-	if e, ok := compressors.Load(l); ok {
-		return e.(*zstd.Encoder)
+var fastest = newCompressor(zstd.SpeedFastest, 0)
+
+func compressor(level int) *zstd.Encoder { return compressors[zstd.EncoderLevelFromZstd(level)]() }
+
+// newCompressor makes a compressor for so many pages at a time; 0 means one a
+// processor.
+func newCompressor(level zstd.EncoderLevel, atOnce int) *zstd.Encoder {
+	if atOnce == 0 {
+		atOnce = runtime.GOMAXPROCS(0)
 	}
 	// Frames carry zstd's own checksum, which every reader looks at. A page
 	// of nothing is a frame too, or some readers would not take it.
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(l), zstd.WithEncoderCRC(true), zstd.WithZeroFrames(true))
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(atOnce),
+		zstd.WithEncoderCRC(true), zstd.WithZeroFrames(true))
 	if err != nil {
 		panic(err) // the options are sound
 	}
-	got, _ := compressors.LoadOrStore(l, e)
-	return got.(*zstd.Encoder)
+	e.EncodeAll(nil, nil) // makes its tables
+	return e
 }
 
 func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) *fileWriter {

@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"cardinalsin/action"
 	"cardinalsin/chunk"
 	"cardinalsin/lease"
 	"cardinalsin/txlog"
@@ -42,8 +43,15 @@ var (
 // Options configure a Runner; the zero value is useful.
 type Options struct {
 	Policy Policy
-	// Interval is how often Run plans. Default 30 seconds.
+	// Interval is how often Run looks whether there is a version that it has
+	// not planned on. Default 30 seconds.
 	Interval time.Duration
+	// Poll is the longest that Run waits before it asks the store for versions
+	// of other processes: it asks after Interval, then after twice as long each
+	// time that nothing has come. Default 1 hour. If it is negative, Run never
+	// asks and plans on what this process commits and reads: a table in which
+	// nothing happens costs no request.
+	Poll time.Duration
 	// MinOrphanAge is vacuum's Margins.OrphanAge; an output whose upload began
 	// half of it ago is not committed. Default 24 hours.
 	MinOrphanAge time.Duration
@@ -72,6 +80,9 @@ func (o *Options) EnsureDefaults() {
 	if o.Interval <= 0 {
 		o.Interval = 30 * time.Second
 	}
+	if o.Poll == 0 {
+		o.Poll = time.Hour
+	}
 	if o.MinOrphanAge <= 0 {
 		o.MinOrphanAge = 24 * time.Hour
 	}
@@ -94,8 +105,9 @@ type Runner struct {
 	opts   Options
 	rules  rules
 
-	mu         sync.Mutex // guards quarantine
+	mu         sync.Mutex // guards what follows
 	quarantine map[string]bool
+	planned    action.Version // the latest version planned on
 }
 
 // rules takes rules out, for the tests that show what each of them is for.
@@ -109,7 +121,7 @@ type rules struct {
 // table; holder names the process in claims.
 func NewRunner(log *txlog.Log, pins *lease.Pins, holder string, opts Options) *Runner {
 	opts.EnsureDefaults()
-	return &Runner{log: log, pins: pins, holder: holder, opts: opts, quarantine: map[string]bool{}}
+	return &Runner{log: log, pins: pins, holder: holder, opts: opts, quarantine: map[string]bool{}, planned: -1}
 }
 
 // Plan chooses the jobs that the runner's policy asks for in the latest
@@ -119,6 +131,9 @@ func (r *Runner) Plan(ctx context.Context) ([]Job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plan compaction: %w", err)
 	}
+	r.mu.Lock()
+	r.planned = max(r.planned, snap.Version())
+	r.mu.Unlock()
 	policy := r.opts.Policy
 	policy.Exclude = map[string]bool{}
 	for path := range r.opts.Policy.Exclude {
@@ -141,13 +156,18 @@ const maxRounds = 64
 // input ends its job, is named in the error and left out from then on; the
 // other jobs go on.
 func (r *Runner) RunAll(ctx context.Context) ([]Result, error) {
-	var done []Result
+	done, _, err := r.runAll(ctx)
+	return done, err
+}
+
+// runAll also tells how many partitions it left to other processes.
+func (r *Runner) runAll(ctx context.Context) (done []Result, claimed int, err error) {
 	var failed []error
 	skip := map[string]bool{} // partitions to leave alone in this call
 	for range maxRounds {
 		jobs, err := r.Plan(ctx)
 		if err != nil {
-			return done, errors.Join(append(failed, err)...)
+			return done, len(skip), errors.Join(append(failed, err)...)
 		}
 		worked := false
 		for _, j := range jobs {
@@ -162,21 +182,21 @@ func (r *Runner) RunAll(ctx context.Context) ([]Result, error) {
 			case errors.Is(err, lease.ErrClaimHeld):
 				skip[j.Key()] = true
 			case ctx.Err() != nil:
-				return done, errors.Join(append(failed, err)...)
+				return done, len(skip), errors.Join(append(failed, err)...)
 			case errors.Is(err, txlog.ErrConflict):
 				worked = true // plan anew
 			case r.damaged(err):
 				failed = append(failed, err)
 				worked = true // plan around it
 			default:
-				return done, errors.Join(append(failed, err)...)
+				return done, len(skip), errors.Join(append(failed, err)...)
 			}
 		}
 		if !worked {
 			break
 		}
 	}
-	return done, errors.Join(failed...)
+	return done, len(skip), errors.Join(failed...)
 }
 
 // damaged reports whether a job failed for what its inputs are, rather than
@@ -185,21 +205,44 @@ func (r *Runner) damaged(err error) bool {
 	return errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrUnsupported) || errors.Is(err, ErrInputMissing)
 }
 
-// Run compacts every Interval until ctx ends. Failures are logged and tried
-// again.
+// Run compacts every Interval until ctx ends, if there is a version that it
+// has not planned on; see Options.Poll. Failures are logged and tried again.
 func (r *Runner) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.opts.Interval)
 	defer tick.Stop()
+	again := true // the last pass did not get to all, or there was none
+	pause, waited := r.opts.Interval, time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if _, err := r.RunAll(ctx); err != nil && ctx.Err() == nil {
+		waited += r.opts.Interval
+		before := r.lastPlanned()
+		news := again || r.log.Known() > before
+		if !news && (r.opts.Poll < 0 || waited < pause) {
+			continue
+		}
+		waited = 0
+		_, claimed, err := r.runAll(ctx)
+		if err != nil && ctx.Err() == nil {
 			r.opts.Logger.Error("compaction failed", "table", r.log.Root(), "err", err)
 		}
+		// Whoever holds a claim may die, and no version follow.
+		again = err != nil || claimed > 0
+		if r.lastPlanned() > before {
+			pause = r.opts.Interval
+		} else {
+			pause = min(2*pause, max(r.opts.Poll, r.opts.Interval))
+		}
 	}
+}
+
+func (r *Runner) lastPlanned() action.Version {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.planned
 }
 
 // Quarantined lists the files that this process found damaged, by path.

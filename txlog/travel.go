@@ -79,6 +79,17 @@ func (p *pastSnapshots) put(s *Snapshot) {
 	}
 }
 
+// Known is the latest version that this process has seen, committed or read,
+// -1 before the first. It makes no request.
+func (l *Log) Known() action.Version {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head == nil {
+		return -1
+	}
+	return l.head.version
+}
+
 // Snapshot returns the table at that point. The latest one costs one GET and
 // one a new version; a past one costs a cold load beside it, unless it was
 // asked for lately. Errors: ErrVersionNotFound, ErrVersionVacuumed, action.ErrCorrupt, storage errors.
