@@ -152,7 +152,7 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 	if err != nil {
 		return nil, err
 	}
-	columns := layout.WithMaxLabels(w.opts.MaxLabelColumns).Grow(p.labels)
+	columns := layout.WithMaxLabels(w.opts.MaxLabelColumns).Grow(p.contents.Labels)
 	if layout, err = grown(w.base.Schema(), columns); err != nil {
 		return nil, err
 	}
@@ -250,7 +250,7 @@ func (w *Writer) upload(ctx context.Context, p *part, layout *chunk.Layout) ([]f
 		if gctx.Err() != nil {
 			break
 		}
-		encoded, err := chunk.Encode(w.opts.Chunk, layout, f.content(&p.extras))
+		encoded, err := f.encode(w.opts.Chunk, layout, p)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("encode %s of shard %s: %w", f.date, f.shard, err), g.Wait())
 		}

@@ -2,6 +2,7 @@ package writer
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/chunk"
 	"cardinalsin/series"
 	"cardinalsin/wal"
 )
@@ -34,6 +36,8 @@ type head struct {
 	firsts  []sample                // room for the first sample of each series in the last block
 	count   int                     // series
 	metrics map[string]*metric
+	names   nameSet // of all series
+	nanos   bool    // a sample has some
 	extras  extras
 	rows    []uint64         // by record: samples in it and all before it
 	span    series.TimeRange // of all samples
@@ -110,6 +114,7 @@ func newHead() *head {
 	return &head{
 		byID:    map[series.ID]seriesRef{},
 		metrics: map[string]*metric{},
+		names:   nameSet{seen: map[string]bool{}},
 		span:    series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64},
 	}
 }
@@ -176,12 +181,14 @@ func (h *head) find(l series.Labels, id series.ID) *memSeries {
 		h.metrics[name] = m // shares the copy's text
 	}
 	m.series = append(m.series, idRef{id, ref})
+	h.names.add(s.labels)
 	h.bytes += seriesBytes + sampleBytes + int64(l.ByteSize())
 	return s
 }
 
 func (h *head) compact(in *series.Sample, record uint32) sample {
 	out := sample{time: in.Time, value: math.Float64bits(in.Value), record: record, nanos: in.Nanos}
+	h.nanos = h.nanos || in.Nanos != 0
 	if in.Histogram != nil {
 		out.value, out.flags = uint64(len(h.extras.histograms)), flagHistogram
 		h.extras.histograms = append(h.extras.histograms, in.Histogram)
@@ -193,6 +200,38 @@ func (h *head) compact(in *series.Sample, record uint32) sample {
 		h.bytes += startedBytes
 	}
 	return out
+}
+
+// contents is what a file of the head may hold. mu is held.
+func (h *head) contents() chunk.Contents {
+	return chunk.Contents{
+		Labels: slices.Sorted(maps.Keys(h.names.seen)),
+		Nanos:  h.nanos, Starts: len(h.extras.started) > 0, Histograms: len(h.extras.histograms) > 0,
+	}
+}
+
+// nameSet collects label names, without __name__. Neighbouring series have
+// the same ones, so each is compared with the one at its place in the series
+// before.
+type nameSet struct {
+	seen map[string]bool
+	last []string
+}
+
+func (n *nameSet) add(l series.Labels) {
+	i := 0
+	l.Range(func(l labels.Label) {
+		if i == len(n.last) {
+			n.last = append(n.last, "")
+		}
+		if n.last[i] != l.Name {
+			n.last[i] = l.Name
+			if l.Name != series.MetricName {
+				n.seen[l.Name] = true
+			}
+		}
+		i++
+	})
 }
 
 // at returns a series; blocks is head.blocks or a copy of it.

@@ -208,7 +208,7 @@ func TestPlanParts(t *testing.T) {
 				}
 				var prev series.Labels
 				k := 0
-				for s, err := range f.content(&p.extras) {
+				for s, err := range f.content(&p.extras, true) {
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -230,7 +230,7 @@ func TestPlanParts(t *testing.T) {
 			if d := gocmp.Diff(want.selectRows(series.Selector{Range: series.AllTime}, parse), got, gocmp.AllowUnexported(point{})); d != "" {
 				t.Fatalf("part %d–%d (-want +got):\n%s", p.first, p.last, d)
 			}
-			if d := gocmp.Diff([]string{"x"}, p.labels); d != "" {
+			if d := gocmp.Diff([]string{"x"}, p.contents.Labels); d != "" {
 				t.Fatalf("labels: %s", d)
 			}
 			next = p.last + 1

@@ -3,11 +3,11 @@ package writer
 import (
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"sort"
 
-	"github.com/prometheus/prometheus/model/labels"
-
+	"cardinalsin/chunk"
 	"cardinalsin/internal/merge"
 	"cardinalsin/series"
 	"cardinalsin/shard"
@@ -19,8 +19,8 @@ const (
 	// actions; a record that fills this many still fits after the shard map
 	// has doubled twice.
 	maxPartFiles = 2_500
-	// maxPartRows bounds the rows of one commit, and with it the memory of a
-	// flush: 4 Mi samples in full form are 200 MB.
+	// maxPartRows bounds the rows of one commit, and with it the files that
+	// are in memory before their upload.
 	maxPartRows = 4 << 20
 )
 
@@ -29,8 +29,9 @@ const (
 type part struct {
 	first, last wal.Sequence
 	files       []*partition // ascending by date, then by the order of the map
-	labels      []string     // names that occur, ascending; without __name__
-	extras      extras
+	// contents is what the whole head holds, and so the part at most.
+	contents chunk.Contents
+	extras   extras
 }
 
 // partition is the content of one file: one UTC day of one shard.
@@ -38,11 +39,9 @@ type partition struct {
 	date  series.Date
 	shard shard.ID
 	rows  []partRow // in the order of series.Compare
-	first uint32    // first record that has samples here
-	count int       // samples, before deduplication
 }
 
-// partRow is one series' samples in one partition, sorted, not deduplicated.
+// partRow is one series' samples in one partition, as they came.
 type partRow struct {
 	labels  series.Labels
 	id      series.ID
@@ -70,7 +69,7 @@ func planPart(h *head, first wal.Sequence, m shard.Map, l limits) *part {
 		// brings the first partition too many.
 		firsts := make([]uint32, len(p.files))
 		for i, f := range p.files {
-			firsts[i] = f.first
+			firsts[i] = f.first()
 		}
 		slices.Sort(firsts)
 		hi = max(int64(firsts[l.files])-1, lo+1)
@@ -89,29 +88,46 @@ type partitionKey struct {
 func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 	h.mu.RLock() // sealed: nobody writes, but the race detector cannot know
 	defer h.mu.RUnlock()
-	p := &part{extras: h.extras}
+	p := &part{contents: h.contents(), extras: h.extras}
 	owners := map[shard.ID]int{}
 	for i, s := range m.Shards {
 		owners[s.ID] = i
 	}
 	files := map[partitionKey]*partition{}
-	names := nameSet{seen: map[string]bool{}}
+	add := func(s *memSeries, date series.Date, owner int, samples []sample) {
+		f := files[partitionKey{date, owner}]
+		if f == nil {
+			f = &partition{date: date, shard: m.Shards[owner].ID}
+			files[partitionKey{date, owner}] = f
+		}
+		f.rows = append(f.rows, partRow{s.labels, s.id, samples})
+	}
+	// Nearly always a part is the whole head and lies on one day. Then no
+	// sample need be looked at, each of which costs a cache miss.
+	whole := lo < 0 && int(hi) == len(h.rows)-1
+	oneDay := h.span.Min.Date() == h.span.Max.Date()
 	for _, name := range slices.Sorted(maps.Keys(h.metrics)) {
 		refs := slices.Clone(h.metrics[name].series)
 		sortRefs(refs, h.blocks)
 		for _, r := range refs {
 			s := at(h.blocks, r.ref)
-			in := through(s.samples, hi)
-			if lo >= 0 {
-				in = after(in, uint32(lo))
+			in := s.samples
+			if !whole {
+				in = through(in, hi)
+				if lo >= 0 {
+					in = after(in, uint32(lo))
+				}
 			}
 			if len(in) == 0 {
 				continue
 			}
-			names.add(s.labels)
 			owner := 0
 			if len(m.Shards) > 1 {
 				owner = owners[m.Of(shard.KeyOf(s.labels, s.id))]
+			}
+			if oneDay {
+				add(s, h.span.Min.Date(), owner, in)
+				continue
 			}
 			for rest := sorted(in); len(rest) > 0; {
 				date := rest[0].time.Date()
@@ -120,21 +136,11 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 				if rest[n-1].time > end {
 					n = sort.Search(n, func(i int) bool { return rest[i].time > end })
 				}
-				f := files[partitionKey{date, owner}]
-				if f == nil {
-					f = &partition{date: date, shard: m.Shards[owner].ID, first: hi}
-					files[partitionKey{date, owner}] = f
-				}
-				f.rows = append(f.rows, partRow{s.labels, s.id, rest[:n]})
-				f.count += n
-				for i := range rest[:n] {
-					f.first = min(f.first, rest[i].record)
-				}
+				add(s, date, owner, rest[:n])
 				rest = rest[n:]
 			}
 		}
 	}
-	p.labels = slices.Sorted(maps.Keys(names.seen))
 	for _, k := range slices.SortedFunc(maps.Keys(files), func(a, b partitionKey) int {
 		if a.date != b.date {
 			return int(a.date - b.date)
@@ -146,39 +152,28 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 	return p
 }
 
-// nameSet collects label names. Neighbouring series have the same ones, so
-// each is compared with the one at its place in the series before.
-type nameSet struct {
-	seen map[string]bool
-	last []string
-}
-
-func (n *nameSet) add(l series.Labels) {
-	i := 0
-	l.Range(func(l labels.Label) {
-		if i == len(n.last) {
-			n.last = append(n.last, "")
+// first is the first record that has samples here.
+func (f *partition) first() uint32 {
+	first := uint32(math.MaxUint32)
+	for _, r := range f.rows {
+		for i := range r.samples {
+			first = min(first, r.samples[i].record)
 		}
-		if n.last[i] != l.Name {
-			n.last[i] = l.Name
-			if l.Name != series.MetricName {
-				n.seen[l.Name] = true
-			}
-		}
-		i++
-	})
+	}
+	return first
 }
 
 // content yields the partition as a chunk takes it: each observation once, by
-// the rule of internal/merge.
-func (f *partition) content(e *extras) iter.Seq2[merge.Series, error] {
+// the rule of internal/merge. With reuse the samples of a series are
+// overwritten by those of the next.
+func (f *partition) content(e *extras, reuse bool) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
-		// One allocation for all rows: they live until the file is encoded.
-		all := make([]series.Sample, 0, f.count)
+		var scratch []series.Sample
 		for _, r := range f.rows {
-			from := len(all)
-			all = e.expand(all, r.samples)
-			out := all[from:len(all):len(all)]
+			out := e.expand(scratch[:0], sorted(r.samples))
+			if reuse {
+				scratch = out
+			}
 			for i := 1; i < len(out); i++ {
 				if out[i].Compare(out[i-1]) == 0 {
 					out = merge.Samples(make([]series.Sample, 0, len(out)), merge.Run{Samples: out})
@@ -190,4 +185,18 @@ func (f *partition) content(e *extras) iter.Seq2[merge.Series, error] {
 			}
 		}
 	}
+}
+
+// encode makes the partition's file, a series at a time.
+func (f *partition) encode(opts chunk.Options, layout *chunk.Layout, p *part) (*chunk.Encoded, error) {
+	e := chunk.NewEncoder(opts, layout, p.contents)
+	for s, err := range f.content(&p.extras, true) {
+		if err != nil {
+			return nil, err
+		}
+		if err := e.Add(s); err != nil {
+			return nil, err
+		}
+	}
+	return e.Finish()
 }
