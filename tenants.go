@@ -72,7 +72,7 @@ type Tenants struct {
 	opts  TenantsOptions
 	store *meter.Store
 
-	left  atomic.Bool // a table was closed with something left in its WAL
+	left atomic.Bool // a table was closed with something left in its WAL
 
 	mu     sync.Mutex // guards what follows
 	open   map[tableName]*tableEntry

@@ -42,6 +42,8 @@ type Options struct {
 	Config Config
 	// Trace exports spans, where and how the OTEL_* environment says.
 	Trace bool
+
+	tracer *tracer // for tests: in place of what Trace makes
 }
 
 // Daemon is a process that serves.
@@ -65,7 +67,7 @@ type Daemon struct {
 // Run.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	o.Tables.EnsureDefaults()
-	d := &Daemon{Metrics: NewMetrics(), opts: o}
+	d := &Daemon{Metrics: NewMetrics(), opts: o, trace: o.tracer}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))

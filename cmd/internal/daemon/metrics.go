@@ -39,6 +39,8 @@ type Metrics struct {
 	appended   *prometheus.CounterVec
 	samples    prometheus.Counter
 	appendTime prometheus.Histogram
+	delay      prometheus.Histogram
+	queued     prometheus.Histogram
 	walSync    prometheus.Histogram
 	walSyncs   *prometheus.CounterVec
 	walTrimmed prometheus.Counter
@@ -47,7 +49,11 @@ type Metrics struct {
 	flushFiles prometheus.Counter
 	flushBytes prometheus.Counter
 	flush      prometheus.Histogram
-	jobs       *prometheus.CounterVec
+	// conflictsOfFlush are those that made a flush plan anew.
+	conflictsOfFlush prometheus.Counter
+	upload           prometheus.Histogram
+	flushWait        prometheus.Histogram
+	jobs             *prometheus.CounterVec
 }
 
 // NewMetrics makes a registry with the metrics of this process.
@@ -79,24 +85,29 @@ func NewMetrics() *Metrics {
 		requestIn: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "cardinal_ingest_duration_seconds", Help: "Time from a decoded request to its acknowledgement.", Buckets: buckets,
 		}, []string{"protocol"}),
-		requests:   vec("cardinal_store_calls_total", "Calls on the store by kind and outcome.", "op", "outcome"),
-		bytes:      vec("cardinal_store_bytes_total", "Bytes read from and written to the store.", "op"),
-		commits:    vec("cardinal_commits_total", "Attempts to commit an entry, by operation and outcome.", "operation", "outcome"),
-		conflicts:  counter("cardinal_commit_conflicts_total", "Versions that others won before an entry of ours."),
-		commit:     histogram("cardinal_commit_duration_seconds", "Time from the first attempt of an entry to its outcome."),
-		version:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "cardinal_committed_version", Help: "Last version of the default table that this process committed."}),
-		appended:   vec("cardinal_append_batches_total", "Batches by outcome.", "outcome"),
-		samples:    counter("cardinal_append_samples_total", "Samples acknowledged."),
-		appendTime: histogram("cardinal_append_duration_seconds", "Time until a batch was durable."),
-		walSync:    histogram("cardinal_wal_sync_duration_seconds", "Time of a sync of the write-ahead log."),
-		walSyncs:   vec("cardinal_wal_syncs_total", "Syncs of the write-ahead log by outcome.", "outcome"),
-		walTrimmed: counter("cardinal_wal_trimmed_bytes_total", "Bytes of torn tails, never acknowledged, that were cut off when a log was opened."),
-		flushes:    vec("cardinal_flushes_total", "Flushes by outcome.", "outcome"),
-		flushRows:  counter("cardinal_flush_rows_total", "Rows committed by flushes."),
-		flushFiles: counter("cardinal_flush_files_total", "Files committed by flushes."),
-		flushBytes: counter("cardinal_flush_bytes_total", "Bytes of the files committed by flushes."),
-		flush:      histogram("cardinal_flush_duration_seconds", "Time of a flush, encoding and uploads included."),
-		jobs:       vec("cardinal_compactions_total", "Compaction jobs by outcome.", "outcome"),
+		requests:         vec("cardinal_store_calls_total", "Calls on the store by kind and outcome.", "op", "outcome"),
+		bytes:            vec("cardinal_store_bytes_total", "Bytes read from and written to the store.", "op"),
+		commits:          vec("cardinal_commits_total", "Attempts to commit an entry, by operation and outcome.", "operation", "outcome"),
+		conflicts:        counter("cardinal_commit_conflicts_total", "Versions that others won before an entry of ours."),
+		commit:           histogram("cardinal_commit_duration_seconds", "Time from the first attempt of an entry to its outcome."),
+		version:          prometheus.NewGauge(prometheus.GaugeOpts{Name: "cardinal_committed_version", Help: "Last version of the default table that this process committed."}),
+		appended:         vec("cardinal_append_batches_total", "Batches by outcome.", "outcome"),
+		samples:          counter("cardinal_append_samples_total", "Samples acknowledged."),
+		appendTime:       histogram("cardinal_append_duration_seconds", "Time until a batch was durable."),
+		delay:            histogram("cardinal_append_delay_seconds", "Time for which back-pressure held a batch up."),
+		queued:           histogram("cardinal_append_queued_seconds", "Time until the group of a batch was written to the log."),
+		walSync:          histogram("cardinal_wal_sync_duration_seconds", "Time of a sync of the write-ahead log."),
+		walSyncs:         vec("cardinal_wal_syncs_total", "Syncs of the write-ahead log by outcome.", "outcome"),
+		walTrimmed:       counter("cardinal_wal_trimmed_bytes_total", "Bytes of torn tails, never acknowledged, that were cut off when a log was opened."),
+		flushes:          vec("cardinal_flushes_total", "Flushes by outcome.", "outcome"),
+		flushRows:        counter("cardinal_flush_rows_total", "Rows committed by flushes."),
+		flushFiles:       counter("cardinal_flush_files_total", "Files committed by flushes."),
+		flushBytes:       counter("cardinal_flush_bytes_total", "Bytes of the files committed by flushes."),
+		flush:            histogram("cardinal_flush_duration_seconds", "Time of a flush, encoding and uploads included."),
+		conflictsOfFlush: counter("cardinal_flush_conflicts_total", "Commits of flushes that had to be planned anew."),
+		upload:           histogram("cardinal_flush_upload_duration_seconds", "Time in which the files of a flush were encoded and put."),
+		flushWait:        histogram("cardinal_flush_commit_duration_seconds", "Time in which a flush was committed."),
+		jobs:             vec("cardinal_compactions_total", "Compaction jobs by outcome.", "outcome"),
 	}
 	r.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
@@ -167,6 +178,8 @@ func (m *Metrics) observe(o *cardinalsin.Options, isDefault bool) {
 	o.Writer.Events.AppendEnd = func(e writer.AppendEvent) {
 		m.appended.WithLabelValues(outcome(e.Err)).Inc()
 		m.appendTime.Observe(e.Duration.Seconds())
+		m.delay.Observe(e.Delay.Seconds())
+		m.queued.Observe(e.Queued.Seconds())
 		if e.Err == nil {
 			m.samples.Add(float64(e.Samples))
 		}
@@ -175,6 +188,9 @@ func (m *Metrics) observe(o *cardinalsin.Options, isDefault bool) {
 		m.flushes.WithLabelValues(outcome(e.Err)).Inc()
 		m.flush.Observe(e.Duration.Seconds())
 		if e.Err == nil {
+			m.upload.Observe(e.Upload.Seconds())
+			m.flushWait.Observe(e.Commit.Seconds())
+			m.conflictsOfFlush.Add(float64(e.Conflicts))
 			m.flushRows.Add(float64(e.Rows))
 			m.flushFiles.Add(float64(e.Files))
 			m.flushBytes.Add(float64(e.Bytes))
