@@ -34,6 +34,8 @@ package otlp
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"log/slog"
 
 	"github.com/prometheus/otlptranslator"
@@ -84,6 +86,8 @@ func newReceiver(sink ingest.Sink, o Options) *receiver {
 	return &receiver{sink, o}
 }
 
+var errNotJSON = errors.New("no JSON value, or more than one")
+
 // decodeProto decodes a request of either transport.
 func decodeProto(body []byte) (pmetricotlp.ExportRequest, error) {
 	request := pmetricotlp.NewExportRequest()
@@ -100,6 +104,9 @@ func decodeJSON(body []byte) (pmetricotlp.ExportRequest, error) {
 	request := pmetricotlp.NewExportRequest()
 	if err := scanJSON(body); err != nil {
 		return request, err
+	}
+	if !json.Valid(body) { // upstream reads what it can, and ignores what follows
+		return request, malformed(errNotJSON)
 	}
 	if err := request.UnmarshalJSON(body); err != nil {
 		return request, malformed(err)

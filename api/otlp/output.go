@@ -151,15 +151,17 @@ func (t *translation) targets() {
 		if r.target.IsEmpty() || r.first == r.end {
 			continue
 		}
-		points := slices.Clone(t.points[r.first:r.end])
-		slices.SortFunc(points, func(a, b point) int {
-			return series.Sample{Time: a.time, Nanos: a.nanos}.Compare(series.Sample{Time: b.time, Nanos: b.nanos})
-		})
-		for i, p := range points {
-			first := i == 0 || points[i-1].time/targetInterval != p.time/targetInterval
-			last := i == len(points)-1 || points[i+1].time/targetInterval != p.time/targetInterval
+		times := make([]series.Sample, 0, r.end-r.first)
+		for _, p := range t.points[r.first:r.end] {
+			times = append(times, series.Sample{Time: p.time, Nanos: p.nanos})
+		}
+		slices.SortFunc(times, series.Sample.Compare)
+		times = slices.CompactFunc(times, series.Sample.Equal)
+		for i, p := range times {
+			first := i == 0 || times[i-1].Time/targetInterval != p.Time/targetInterval
+			last := i == len(times)-1 || times[i+1].Time/targetInterval != p.Time/targetInterval
 			if first || last {
-				t.out.add(r.target, &point{time: p.time, nanos: p.nanos}, 1, nil)
+				t.out.add(r.target, &point{time: p.Time, nanos: p.Nanos}, 1, nil)
 			}
 		}
 	}

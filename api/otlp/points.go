@@ -242,11 +242,33 @@ func (t *translation) exponential(p pmetric.ExponentialHistogramDataPoint, pt *p
 	if !pt.stale && total != p.Count() && !(math.IsNaN(p.Sum()) && total < p.Count()) {
 		return 0, fmt.Errorf("%w: count is not the sum of the buckets", ingest.ErrInvalidHistogram)
 	}
+	if fine := p.Scale() - histogram.ExponentialSchemaMax; fine > 0 {
+		coarsen(p.Positive(), fine)
+		coarsen(p.Negative(), fine)
+		p.SetScale(histogram.ExponentialSchemaMax)
+	}
 	pt.noSum, pt.zeroThreshold = !p.HasSum(), p.ZeroThreshold()
 	if !pt.stale {
 		pt.hasMin, pt.min, pt.hasMax, pt.max = p.HasMin(), p.Min(), p.HasMax(), p.Max()
 	}
 	return 3 + (p.Positive().BucketCounts().Len()+p.Negative().BucketCounts().Len())/8, nil
+}
+
+// coarsen merges the buckets of a scale into those of one that is by so much
+// smaller. Upstream does that, too, but puts counts into the bucket below
+// where an empty one comes first (v0.315.0, convertBucketsLayout).
+func coarsen(b pmetric.ExponentialHistogramDataPointBuckets, by int32) {
+	counts, offset := b.BucketCounts(), b.Offset()
+	if counts.Len() == 0 {
+		return
+	}
+	first := offset >> by
+	merged := make([]uint64, (offset+int32(counts.Len())-1)>>by-first+1)
+	for i := range counts.Len() {
+		merged[(offset+int32(i))>>by-first] += counts.At(i)
+	}
+	b.SetOffset(first)
+	counts.FromRaw(merged)
 }
 
 func (t *translation) summary(p pmetric.SummaryDataPoint, pt *point) (int, error) {
