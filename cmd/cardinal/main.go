@@ -31,7 +31,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			serverCommand(), sqlCommand(), promqlCommand(),
 			logCommand(), showCommand(), filesCommand(), diffCommand(), checkpointCommand(),
 			compactCommand(), restoreCommand(), vacuumCommand(), pinsCommand(), checkCommand(), probeCommand(),
-			walCommand(), demoCommand(),
+			importCommand(), walCommand(), demoCommand(),
 		},
 		Action: func(c *ucli.Context) error {
 			if c.Args().Present() {
