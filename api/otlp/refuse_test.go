@@ -108,6 +108,7 @@ func badProto(t testing.TB) map[string]badInput {
 		"attribute no UTF-8":    {fields([]byte("\xc3"), 1, 1, 1, 1), 400, "malformed"},
 		"value no UTF-8":        {fields([]byte("\xc3"), 1, 2, 1, 1, 1), 400, "malformed"},
 		"nested value no UTF-8": {fields([]byte("\xc3"), 1, 1, 5, 2, 1, 1, 1), 400, "malformed"},
+		"old name no UTF-8":     {fields([]byte("\xff"), 1, 2, 1000, 1), 400, "malformed"},
 		"nested":                {nested(100), 413, "too_large"},
 		"nested deep":           {nested(1 << 20), 413, "too_large"},
 		"empty resources":       {bytes.Repeat(field(1, nil), maxElements+1), 413, "too_large"},

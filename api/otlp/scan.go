@@ -29,28 +29,31 @@ const (
 // and messages themselves, as in opentelemetry/proto/metrics/v1/metrics.proto,
 // common/v1/common.proto and resource/v1/resource.proto.
 type message struct {
-	text     map[protowire.Number]bool
-	expands  map[protowire.Number]bool
-	messages map[protowire.Number]*message
+	text     [16]bool
+	expands  [16]bool
+	messages [16]*message
+	legacy   *message // field 1000 of a resource's metrics, from before OTLP 1.0
 }
 
+const legacyField = 1000
+
 type (
-	text = map[protowire.Number]bool
-	subs = map[protowire.Number]*message
+	marks = [16]bool
+	subs  = [16]*message
 )
 
 var exportRequest = func() *message {
-	anyValue, keyValue := &message{text: text{1: true}}, &message{text: text{1: true}}
+	anyValue, keyValue := &message{text: marks{1: true}}, &message{text: marks{1: true}}
 	keyValue.messages = subs{2: anyValue}
 	anyValue.messages = subs{
 		5: {messages: subs{1: anyValue}}, // array
 		6: {messages: subs{1: keyValue}}, // key-value list
 	}
 	exemplar := &message{messages: subs{7: keyValue}}
-	buckets := &message{expands: text{2: true}}
+	buckets := &message{expands: marks{2: true}}
 	points := func(point *message) *message { return &message{messages: subs{1: point}} }
 	number := points(&message{messages: subs{5: exemplar, 7: keyValue}})
-	metric := &message{text: text{1: true, 2: true, 3: true}, messages: subs{
+	metric := &message{text: marks{1: true, 2: true, 3: true}, messages: subs{
 		5:  number,                                                                              // gauge
 		7:  number,                                                                              // sum
 		9:  points(&message{messages: subs{8: exemplar, 9: keyValue}}),                          // histogram
@@ -58,15 +61,14 @@ var exportRequest = func() *message {
 		11: points(&message{messages: subs{6: {}, 7: keyValue}}),                                // summary
 		12: keyValue,
 	}}
-	scopeMetrics := &message{text: text{3: true}, messages: subs{
-		1: {text: text{1: true, 2: true}, messages: subs{3: keyValue}}, // scope
+	scopeMetrics := &message{text: marks{3: true}, messages: subs{
+		1: {text: marks{1: true, 2: true}, messages: subs{3: keyValue}}, // scope
 		2: metric,
 	}}
-	entity := &message{text: text{1: true, 2: true, 3: true, 4: true}}
-	return &message{messages: subs{1: {text: text{3: true}, messages: subs{
-		1:    {messages: subs{1: keyValue, 3: entity}}, // resource
-		2:    scopeMetrics,
-		1000: scopeMetrics, // as it was before OTLP 1.0; upstream reads it, too
+	entity := &message{text: marks{1: true, 2: true, 3: true, 4: true}}
+	return &message{messages: subs{1: {text: marks{3: true}, legacy: scopeMetrics, messages: subs{
+		1: {messages: subs{1: keyValue, 3: entity}}, // resource
+		2: scopeMetrics,
 	}}}}
 }()
 
@@ -96,18 +98,23 @@ func (m *message) scan(b []byte, n *int, depth int) error {
 			continue
 		}
 		value, _ := protowire.ConsumeBytes(field)
-		switch {
-		case m.text[number]:
-			if !utf8.Valid(value) {
+		*n++
+		sub := m.legacy
+		if number < protowire.Number(len(m.messages)) {
+			sub = m.messages[number]
+			if m.text[number] && !utf8.Valid(value) {
 				return fmt.Errorf("%w: %.100q is no UTF-8 text", ingest.ErrMalformed, value)
 			}
-		case m.expands[number]:
-			*n += len(value)
+			if m.expands[number] {
+				*n += len(value)
+			}
+		} else if number != legacyField {
+			sub = nil
 		}
-		if *n++; *n > maxElements {
+		if *n > maxElements {
 			return fmt.Errorf("%w: more than %d elements; send fewer data points at a time", ingest.ErrTooLarge, maxElements)
 		}
-		if sub := m.messages[number]; sub != nil {
+		if sub != nil {
 			if err := sub.scan(value, n, depth+1); err != nil {
 				return err
 			}

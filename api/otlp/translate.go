@@ -155,6 +155,7 @@ func (t *translation) resource(rm pmetric.ResourceMetrics) {
 		for _, sm := range rm.ScopeMetrics().All() {
 			t.rejectAll(sm.Metrics(), fmt.Errorf("resource: %w", err))
 		}
+		attributes.Clear() // upstream would stumble over them
 		return
 	}
 	first := len(t.points)
@@ -182,6 +183,7 @@ func (t *translation) scope(sm pmetric.ScopeMetrics, labels reserved, size int) 
 		n, err := t.attributes(s.Attributes(), "otel_scope_", reserved{scope: true})
 		if err != nil {
 			t.rejectAll(sm.Metrics(), fmt.Errorf("scope: %w", err))
+			s.Attributes().Clear() // as above
 			return
 		}
 		size += n + len(s.Name()) + len(s.Version()) + len(sm.SchemaUrl()) + len("otel_scope_name"+"otel_scope_version"+"otel_scope_schema_url")
