@@ -7,14 +7,17 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"cardinalsin/series"
 	"cardinalsin/storage/mem"
 	"cardinalsin/wal"
 )
 
 // scrapes yields batches of n samples that go round all series, one sample
-// each a round, 10 s apart.
-func scrapes(all []series.Labels, n int) func() series.Batch {
+// each a round, 10 s apart. With churn, one series in ten is replaced by a new
+// one every round.
+func scrapes(all []series.Labels, n int, churn bool) func() series.Batch {
 	var mu sync.Mutex
 	next, round := 0, int64(0)
 	return func() series.Batch {
@@ -28,44 +31,55 @@ func scrapes(all []series.Labels, n int) func() series.Batch {
 		samples := make([]series.Sample, n)
 		for i := range b {
 			samples[i] = at0(r*10_000_000, float64(r)*1.5+float64(from+i))
-			b[i] = series.Series{Labels: all[from+i], Samples: samples[i : i+1 : i+1]}
+			l := all[from+i]
+			if churn && (from+i)%10 == int(r%10) {
+				l = labels.NewBuilder(l).Set("pod", fmt.Sprintf("replaced-in-round-%d", r)).Labels()
+			}
+			b[i] = series.Series{Labels: l, Samples: samples[i : i+1 : i+1]}
 		}
 		return b
 	}
 }
 
-// BenchmarkAppend writes batches over 200,000 series with an fsync before each
-// acknowledgement, by as many clients as the name says, while Run flushes into
-// a store in memory.
+// BenchmarkAppend writes batches over 200,000 series by as many clients as the
+// name says, while Run flushes into a store in memory: with an fsync before
+// each acknowledgement, with one every 100 ms, and so with churn.
 func BenchmarkAppend(b *testing.B) {
 	all := manySeries(200_000)
 	for _, size := range []int{1000, 10_000} {
 		for _, clients := range []int{1, 8} {
-			b.Run(fmt.Sprintf("samples=%d/clients=%d", size, clients), func(b *testing.B) {
-				benchAppend(b, all, size, clients)
-			})
+			for _, mode := range []string{"always", "interval", "churn"} {
+				b.Run(fmt.Sprintf("samples=%d/clients=%d/%s", size, clients, mode), func(b *testing.B) {
+					opts := wal.Options{}
+					if mode != "always" {
+						opts.Sync = wal.SyncDeferred
+					}
+					benchAppend(b, scrapes(all, size, mode == "churn"), size, clients, opts)
+				})
+			}
 		}
 	}
 }
 
-func benchAppend(b *testing.B, all []series.Labels, size, clients int) {
-	disk, err := wal.Open(b.TempDir(), wal.Options{})
+func benchAppend(b *testing.B, batch func() series.Batch, size, clients int, opts wal.Options) {
+	disk, err := wal.Open(b.TempDir(), opts)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer disk.Close() //nolint:errcheck // the benchmark is over
-	w, err := Open(b.Context(), createTable(b, mem.New(mem.Options{})), disk, Options{FlushBytes: 256 << 20})
+	w, err := Open(b.Context(), createTable(b, mem.New(mem.Options{})), disk, Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	var running sync.WaitGroup
-	running.Go(func() {
-		if err := w.Run(ctx); err != nil {
-			b.Error(err)
-		}
-	})
-	batch := scrapes(all, size)
+	for _, run := range []func(context.Context) error{w.Run, disk.Run} {
+		running.Go(func() {
+			if err := run(ctx); err != nil {
+				b.Error(err)
+			}
+		})
+	}
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var group sync.WaitGroup
@@ -107,7 +121,7 @@ func BenchmarkFlush(b *testing.B) {
 	}
 	for range b.N {
 		b.StopTimer()
-		batch := scrapes(all, len(all))
+		batch := scrapes(all, len(all), false)
 		w.insertMu.Lock()
 		for range 5 {
 			w.insert(w.inserted+1, batch(), ids)

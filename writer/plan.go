@@ -94,10 +94,16 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 		owners[s.ID] = i
 	}
 	files := map[partitionKey]*partition{}
+	// Most parts lie on one day, so each shard's first file gets all of its
+	// series; shards are about equal.
+	expected, first := h.count/len(m.Shards)+1, h.span.Min.Date()
 	add := func(s *memSeries, date series.Date, owner int, samples []sample) {
 		f := files[partitionKey{date, owner}]
 		if f == nil {
 			f = &partition{date: date, shard: m.Shards[owner].ID}
+			if date == first {
+				f.rows = make([]partRow, 0, expected)
+			}
 			files[partitionKey{date, owner}] = f
 		}
 		f.rows = append(f.rows, partRow{s.labels, s.id, samples})
