@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -274,6 +275,21 @@ func TestWriteRefusesBytes(t *testing.T) {
 				t.Errorf("%d %s, %d tables", r.Code, r.Body, sink.Tables())
 			}
 		})
+	}
+}
+
+// TestSnappyBomb: a body that claims more than its bytes can hold is refused
+// before there is memory for it.
+func TestSnappyBomb(t *testing.T) {
+	body := append(protowire.AppendVarint(nil, 32<<20), make([]byte, 1000)...)
+	h := WriteHandler(ingesttest.New(t, ingesttest.Options{}), nil)
+	sendTo(h, contentV1, body) // what is made once
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r := sendTo(h, contentV1, body)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; r.Code != http.StatusBadRequest || n > 1<<20 {
+		t.Errorf("%d %s; %d bytes were allocated", r.Code, r.Body, n)
 	}
 }
 
