@@ -21,9 +21,27 @@ import (
 )
 
 // fixture is a small file in which every kind of column and page occurs:
-// several row groups and pages, nulls, overflow, nanos, histograms.
+// several row groups and pages, nulls, overflow, nanos, start times,
+// histograms, values by dictionary and as they are.
 func fixture(t testing.TB, opts Options) ([]byte, []Series) {
 	t.Helper()
+	in := fixtureRows()
+	for i := range in {
+		for k := range in[i].Samples {
+			p := &in[i].Samples[k]
+			if k%2 == 1 {
+				p.Start = int64(i+1) * 1_000_000_007
+			}
+			if in[i].Labels.Get(series.MetricName) == "m0" {
+				p.Value = float64(k % 2)
+			}
+		}
+	}
+	return encode(t, opts, in).Data, in
+}
+
+// fixtureRows are the rows of the files of format 1 in testdata.
+func fixtureRows() []Series {
 	var in []Series
 	for i := range 6 {
 		pairs := []string{"host", fmt.Sprintf("h%d", i)}
@@ -43,8 +61,7 @@ func fixture(t testing.TB, opts Options) ([]byte, []Series) {
 		}
 		in = append(in, s)
 	}
-	sorted(in)
-	return encode(t, opts, in).Data, in
+	return sorted(in)
 }
 
 // TestFlippedByte: whichever byte of a file changes, a reader fails by

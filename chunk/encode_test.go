@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,6 +157,27 @@ func TestFits(t *testing.T) {
 		if got := enc.Fits(tc.layout); got != tc.want {
 			t.Errorf("%s: Fits is %v", tc.name, got)
 		}
+	}
+	// A table that is too old for start times holds none.
+	started := with(mk("a"), 1)
+	started.Samples[0].Start = 7
+	before := BaseSchema()
+	before.Fields = slices.DeleteFunc(before.Fields, func(f action.Field) bool { return f.Name == ColumnStart })
+	old, err := LayoutOf(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if encode(t, Options{}, []Series{started}).Fits(old) {
+		t.Error("start times without a column for them")
+	}
+	if !encode(t, Options{}, []Series{with(mk("a"), 1)}).Fits(old) {
+		t.Error("a file without start times must fit an old table")
+	}
+	if _, err := Encode(Options{}, old, merge.Slice([]Series{started})); !errors.Is(err, ErrInvalidInput) {
+		t.Errorf("start times into an old table: got %v", err)
+	}
+	if got := old.Grow(nil); len(got) != 1 || got[0].Name != ColumnStart {
+		t.Errorf("an old table grows by %v", got)
 	}
 	// Encoded anew it fits, with the label in the overflow map.
 	again, err := Encode(Options{}, clashed, merge.Slice(in))

@@ -44,7 +44,7 @@ func (h *hybridWriter) settle() {
 	}
 	// A run is a byte and the value. One that is shorter than a group pays
 	// where codes are wide: a few rows of each of many series.
-	if bytes := int(h.width+7) / 8; n >= 8 || h.have == 0 && n*int(h.width) > 8*(bytes+2) {
+	if bytes := int(h.width+7) / 8; n >= 8 || n*int(h.width) > 8*(bytes+2) {
 		h.closePacked()
 		h.out = binary.AppendUvarint(h.out, uint64(n)<<1)
 		for k := uint(0); k < h.width; k += 8 {
