@@ -45,7 +45,7 @@ func (b *bench) memory(ctx context.Context) error {
 	}
 	b.note("heap of ours after a collection: %d B a series in the head, %.1f B a series after the flush", heap.Active/million, float64(heap.Flushed)/million)
 	b.target("at most 1 KB of heap an active series", heap.Active/million <= 1024)
-	b.target("a series costs nothing after its flush (under 1 B)", heap.Flushed < million)
+	b.target("a series costs nothing after its flush (under 1 B of heap)", heap.Flushed < million)
 	return nil
 }
 
@@ -101,16 +101,16 @@ func heapChild(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close(ctx)) }()
+	// What a process makes once, such as compressors, is no cost of a series.
+	if err := appendSeriesOf(ctx, db, 100_000); err != nil {
+		return err
+	}
+	if err := db.Writer.Flush(ctx); err != nil {
+		return err
+	}
 	before := heapInUse()
-	const part = 10_000
-	for from := 0; from < r.Series; from += part {
-		b, err := batchOf(from, min(from+part, r.Series))
-		if err != nil {
-			return err
-		}
-		if err := db.Writer.Append(ctx, b); err != nil {
-			return err
-		}
+	if err := appendSeriesOf(ctx, db, r.Series); err != nil {
+		return err
 	}
 	var a heapAnswer
 	a.Active = heapInUse() - before
@@ -119,6 +119,21 @@ func heapChild(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	}
 	a.Flushed = heapInUse() - before
 	return json.NewEncoder(out).Encode(a)
+}
+
+// appendSeriesOf appends one sample of each of n series.
+func appendSeriesOf(ctx context.Context, db *cardinalsin.DB, n int) error {
+	const part = 10_000
+	for from := 0; from < n; from += part {
+		b, err := batchOf(from, min(from+part, n))
+		if err != nil {
+			return err
+		}
+		if err := db.Writer.Append(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // batchOf is one sample of each of those series.
