@@ -54,9 +54,11 @@ bench-log: $(TOOLS)/venv $(TOOLS)/bin/versitygw ## our log beside delta-rs and t
 	$(GO) build -o $(BIN)/bench-log ./internal/bench/log
 	$(BIN)/bench-log -python $(TOOLS)/venv/bin/python $(BENCHFLAGS)
 
-bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our ingestion beside a Prometheus server and VictoriaMetrics: rate, latency, memory, churn
+bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our ingestion beside a Prometheus server and VictoriaMetrics: rate, latency, memory, churn; chunks beside arrow-go and parquet-go; DoPut
 	$(GO) build -o $(BIN)/bench-write ./internal/bench/write
 	$(BIN)/bench-write -cardinal $(BIN)/cardinal-writer -prometheus $(TOOLS)/bin/prometheus -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
+	$(GO) test -run '^$$' -bench Peers -benchtime 1x ./chunk
+	$(GO) test -run '^$$' -bench DoPut -benchtime 5x ./api/flight
 
 # The programs that are killed pass crash points; those that ship do not.
 crash: $(TOOLS)/bin/versitygw ## kill -9 the real programs 102 times under all protocols, and take their store away: acknowledged = stored, once
