@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -164,7 +165,8 @@ func (e *encoder) encode(b series.Batch) ([]byte, int, error) {
 // the one at the same place in the series before, which is cheaper than the
 // map.
 func (e *encoder) addLabels(l series.Labels) (int, error) {
-	e.labels = binary.AppendUvarint(e.labels, uint64(l.Len()))
+	at := len(e.labels)
+	e.labels = append(e.labels, 0) // their number; to count them first costs a walk
 	i, size, longest := 0, 0, 0
 	l.Range(func(l labels.Label) {
 		if i == len(e.prev) {
@@ -183,6 +185,12 @@ func (e *encoder) addLabels(l series.Labels) (int, error) {
 		longest = max(longest, len(l.Name), len(l.Value))
 		i++
 	})
+	var count [binary.MaxVarintLen64]byte
+	n := binary.PutUvarint(count[:], uint64(i))
+	e.labels[at] = count[0]
+	if n > 1 {
+		e.labels = slices.Insert(e.labels, at+1, count[1:n]...)
+	}
 	if longest > maxStringBytes {
 		return 0, fmt.Errorf("label of %d bytes: %w", longest, ErrRecordTooLarge)
 	}

@@ -47,11 +47,21 @@ func TestRecordRoundTrip(t *testing.T) {
 			Samples: []series.Sample{float(1700000000_000_000, float64(i))},
 		})
 	}
+	// Around the counts of labels that take one byte, and two.
+	var wide series.Batch
+	for _, n := range []int{1, 127, 128, 129, 16_383, 16_384, 2} {
+		pairs := make([]string, 0, 2*n)
+		for i := range n {
+			pairs = append(pairs, fmt.Sprintf("l%05d", i), "v")
+		}
+		wide = append(wide, series.Series{Labels: labels.FromStrings(pairs...), Samples: []series.Sample{float(1, 2)}})
+	}
 	for _, tc := range []struct {
 		name  string
 		batch series.Batch
 		codec byte
 	}{
+		{"many labels", wide, codecS2},
 		{"empty", series.Batch{}, codecNone},
 		{"one", series.Batch{{Labels: up, Samples: []series.Sample{float(1, 2)}}}, codecNone},
 		{"no labels", series.Batch{{Samples: []series.Sample{float(1, 2)}}}, codecNone},

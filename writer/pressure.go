@@ -112,7 +112,10 @@ func (w *Writer) admit(p *pending) error {
 		return fmt.Errorf("%w: %d bytes wait for the wal", ErrOverloaded, w.queueBytes)
 	}
 	if used := w.queueBytes + w.headBytes.Load(); w.full(used, p.bytes) && !w.mayspill() {
-		return fmt.Errorf("%w: the head holds %d bytes, or all heads too many", ErrOverloaded, used)
+		if used+p.bytes <= w.opts.MaxHeadBytes {
+			return fmt.Errorf("%w: all heads together hold %d bytes", ErrOverloaded, w.opts.Budget.Used())
+		}
+		return fmt.Errorf("%w: the head holds %d bytes", ErrOverloaded, used)
 	}
 	if age := w.age(); age > w.opts.MaxUnflushedAge {
 		return fmt.Errorf("%w: the oldest sample waits for its flush since %v", ErrOverloaded, age.Round(time.Second))
