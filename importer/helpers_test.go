@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -157,4 +158,11 @@ func (f *tables) liveRows() int64 {
 		n += stats.NumRecords
 	}
 	return n
+}
+
+// sortRows brings series into the order of a table.
+func sortRows(rows []series.Series) {
+	slices.SortStableFunc(rows, func(a, b series.Series) int {
+		return series.Compare(a.Labels, b.Labels, series.IDOf(a.Labels), series.IDOf(b.Labels))
+	})
 }

@@ -59,28 +59,28 @@ func readParquet(ctx context.Context, path string, size int64, yield func(*part)
 	}
 	defer in.Close() //nolint:errcheck // only read
 	props := pqarrow.ArrowReadProperties{BatchSize: size}
-	schema := in.MetaData().Schema
-	for i := range schema.NumColumns() {
-		// Top-level text, that is labels, comes as dictionaries where the file
-		// has them.
-		c := schema.Column(i)
-		if c.PhysicalType() == parquet.Types.ByteArray && len(c.ColumnPath()) == 1 && c.Name() != "histogram" {
-			props.SetReadDict(i, true)
-		}
-	}
+	// Text is not asked for as dictionaries: arrow-go 18.5.1 then reads rows of
+	// one row group by the dictionary of another where a batch spans several.
 	reader, err := pqarrow.NewFileReader(in, props, memory.DefaultAllocator)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
+	}
+	schema, err := reader.Schema()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
+	}
+	converter, err := arrowbatch.New(schema)
+	if err != nil {
+		return err
+	}
+	if err := verifyNested(in); err != nil {
+		return err
 	}
 	records, err := reader.GetRecordReader(ctx, nil, nil)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
 	}
 	defer records.Release()
-	converter, err := arrowbatch.New(records.Schema())
-	if err != nil {
-		return err
-	}
 	total := in.NumRows()
 	bytes, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -105,6 +105,44 @@ func readParquet(ctx context.Context, path string, size int64, yield func(*part)
 			return err
 		}
 	}
+}
+
+// verifyNested decodes the columns of the map once, in this goroutine: arrow-go
+// reads nested columns in goroutines of its own, where a panic over damage
+// would end the process.
+func verifyNested(in *file.Reader) error {
+	const step = 1024
+	values := make([]parquet.ByteArray, step)
+	def, rep := make([]int16, step), make([]int16, step)
+	for g := range in.NumRowGroups() {
+		group := in.RowGroup(g)
+		for i := range in.MetaData().Schema.NumColumns() {
+			if len(in.MetaData().Schema.Column(i).ColumnPath()) == 1 {
+				continue
+			}
+			column, err := group.Column(i)
+			if err != nil {
+				return fmt.Errorf("row group %d: %w: %w", g, ingest.ErrMalformed, err)
+			}
+			texts, ok := column.(*file.ByteArrayColumnChunkReader)
+			if !ok {
+				return fmt.Errorf("row group %d: %w: column %d is no text", g, ingest.ErrMalformed, i)
+			}
+			for texts.HasNext() {
+				n, _, err := texts.ReadBatch(step, values, def, rep)
+				if err != nil {
+					return fmt.Errorf("row group %d: %w: %w", g, ingest.ErrMalformed, err)
+				}
+				if n == 0 {
+					break
+				}
+			}
+			if err := texts.Err(); err != nil {
+				return fmt.Errorf("row group %d: %w: %w", g, ingest.ErrMalformed, err)
+			}
+		}
+	}
+	return nil
 }
 
 // cutter makes parts of equal size from record batches of any.
