@@ -47,7 +47,8 @@ import (
 
 // Options of a Handler and of Register; the zero value is useful.
 type Options struct {
-	// Translate is the section otlp of Prometheus' configuration. Default:
+	// Translate is the section otlp of Prometheus' configuration, as that
+	// reads it (an empty translation strategy is NoTranslation). Default:
 	// names and suffixes as by Prometheus' own defaults, but all attributes of
 	// resources and scopes as labels, without which two resources or scopes
 	// could write one series.
