@@ -36,8 +36,8 @@ const header = `# bench-write: cardinal-writer beside Prometheus (remote-write r
 # - load: clients wait for each answer before they send the next request; the first round, which makes the series,
 #   is not counted. Generator and server share the machine.
 # - latency: of a request, from its first byte to the answer that accepts it, with the waits of refused ones.
-# - cpu: processor time of the server, user and system, from the end of the first round until the last answer.
-#   Of ours until it has stopped, so with all flushes of what was sent.
+# - cpu: processor time of the server, user and system, from the end of the first round until it has stopped in good
+#   order, so with what it put off: flushes of ours, merges and flushes of VictoriaMetrics.
 # - durability: ours "always" syncs its WAL to disk before each answer; "interval" every 100 ms. Prometheus writes a WAL
 #   and does not sync it; VictoriaMetrics keeps none. All three store on the same local disk.
 # - memory: resident set of the server, highest (VmHWM); per series less what it has when it is idle and empty.

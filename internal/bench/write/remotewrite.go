@@ -73,7 +73,7 @@ func (b *bench) measure(ctx context.Context, start starter, in rounds, l load) (
 	if err != nil {
 		return nil, err
 	}
-	out.cpu, out.peak = after.cpu-before.cpu, after.peak
+	out.peak = after.peak
 	has, err := s.counters(ctx)
 	if err != nil {
 		return nil, err
@@ -81,13 +81,13 @@ func (b *bench) measure(ctx context.Context, start starter, in rounds, l load) (
 	if n := int64(has[s.accepted] - had[s.accepted]); n != out.total {
 		return nil, fmt.Errorf("%w: %s acknowledged %d and counts %d", errLost, s.name, out.total, n)
 	}
-	if s.name != "ours" {
-		return out, nil
-	}
 	if err := s.stop(); err != nil {
 		return nil, err
 	}
 	out.cpu = s.cmd.ProcessState.UserTime() + s.cmd.ProcessState.SystemTime() - before.cpu
+	if s.name != "ours" {
+		return out, nil
+	}
 	n, err := rowsOf(ctx, "file://"+dir+"/store")
 	if err == nil && n != out.total {
 		err = fmt.Errorf("%w: acknowledged %d, the table has %d", errLost, out.total, n)
