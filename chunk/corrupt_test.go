@@ -150,7 +150,7 @@ func TestForgedIdentity(t *testing.T) {
 		for _, rowGroup := range []int{1, 2, 100} {
 			e := NewEncoder(Options{RowGroupRows: rowGroup}, grown(t, in, 10), Contents{})
 			for _, s := range in { // what Add does, without its checks
-				n := s.Labels.Get(series.MetricName)
+				n := e.take(s.Labels)
 				e.summarise(n, s)
 				for i := range s.Samples {
 					if err := e.pend(n, s, s.Samples[i:i+1]); err != nil {

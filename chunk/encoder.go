@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -26,14 +27,40 @@ type Encoder struct {
 	// neighbours nearly always have the same label names.
 	shape []shapeEntry
 
-	pending      []segment
-	rows         rowColumns
+	*workspace
 	pendingBytes int
 	summary      summary
 	last         Series
 	lastName     string
 	out          *fileWriter
 	err          error // the first failure, which ends the encoder
+}
+
+// workspace is memory that goes from one encoder to the next, through a pool:
+// a writer encodes a file after the other.
+type workspace struct {
+	pending []segment
+	rows    rowColumns
+	labels  []labels.Label // of the series being added
+	file    fileWriter
+}
+
+var (
+	workspaces   = sync.Pool{New: func() any { return &workspace{} }}
+	labelColumns = sync.Pool{New: func() any { return &labelColumn{} }}
+)
+
+// release gives the memory back, without what it held.
+func (e *Encoder) release() {
+	clear(e.labels[:cap(e.labels)])
+	e.file.forget()
+	workspaces.Put(e.workspace)
+	e.workspace, e.out = nil, nil
+	for _, c := range e.columns {
+		*c = labelColumn{segments: c.segments, codes: c.codes, dict: c.dict}
+		labelColumns.Put(c)
+	}
+	e.columns, e.byLabel, e.shape = nil, nil, nil
 }
 
 type shapeEntry struct {
@@ -73,7 +100,7 @@ type segment struct {
 func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 	opts.EnsureDefaults()
 	e := &Encoder{
-		opts: opts, layout: layout,
+		opts: opts, layout: layout, workspace: workspaces.Get().(*workspace),
 		byLabel:  map[string]*labelColumn{},
 		overflow: map[string]bool{},
 	}
@@ -87,7 +114,8 @@ func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 			e.overflow[label] = true
 			continue
 		}
-		c := &labelColumn{label: label, column: column, lastCode: -1}
+		c := labelColumns.Get().(*labelColumn)
+		c.label, c.column, c.lastCode = label, column, -1
 		c.summary.column = column
 		e.columns = append(e.columns, c)
 		e.byLabel[label] = c
@@ -126,13 +154,27 @@ func (e *Encoder) Add(s Series) error {
 }
 
 func (e *Encoder) add(s Series) error {
-	name := s.Labels.Get(series.MetricName)
+	name := e.take(s.Labels)
 	if err := e.check(name, s); err != nil {
 		return err
 	}
 	e.summarise(name, s)
 	e.last, e.lastName = Series{Labels: s.Labels, ID: s.ID}, name
 	return e.write(name, s)
+}
+
+// take takes a label set apart, once for all that follows, and returns the
+// metric name.
+func (e *Encoder) take(l series.Labels) (name string) {
+	e.labels = e.labels[:0]
+	l.Range(func(l labels.Label) {
+		if l.Name == series.MetricName {
+			name = l.Value
+			return
+		}
+		e.labels = append(e.labels, l)
+	})
+	return name
 }
 
 // write adds the rows of one series, and row groups as they fill up.
@@ -244,50 +286,37 @@ func (e *Encoder) summarise(name string, s Series) {
 	}
 }
 
-// pend adds rows of one series to the pending row group.
+// pend adds rows of the series that was taken to the pending row group.
 func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 	seg := segment{name: name, id: s.ID, rows: int32(len(samples))}
 	at := int32(len(e.pending))
-	k := 0
-	var bad error
-	s.Labels.Range(func(l labels.Label) {
-		if l.Name == series.MetricName {
-			return
-		}
+	for k, l := range e.labels {
 		if k == len(e.shape) || e.shape[k].name != l.Name {
 			column := e.byLabel[l.Name]
 			if column == nil && !e.overflow[l.Name] {
-				bad = fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, l.Name)
-				return
+				return fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, l.Name)
 			}
 			if l.Name == "" || !utf8.ValidString(l.Name) {
-				bad = fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, l.Name)
-				return
+				return fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, l.Name)
 			}
 			e.shape = append(e.shape[:k], shapeEntry{l.Name, column})
 		}
 		c := e.shape[k].column
-		k++
 		if c == nil {
 			if l.Value == "" || !utf8.ValidString(l.Value) {
-				bad = badValue(l.Name, l.Value)
-				return
+				return badValue(l.Name, l.Value)
 			}
 			seg.overflow = append(seg.overflow, l)
 			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
-			return
+			continue
 		}
 		code, err := c.code(l.Value)
 		if err != nil {
-			bad = err
-			return
+			return err
 		}
 		c.segments, c.codes = append(c.segments, at), append(c.codes, code)
 		c.summary.rows += int64(len(samples))
 		e.pendingBytes += len(l.Value)
-	})
-	if bad != nil {
-		return bad
 	}
 	e.pending = append(e.pending, seg)
 	e.pendingBytes += len(name)
@@ -363,7 +392,8 @@ func (e *Encoder) flush(last bool) {
 		// Most series have one row: a dictionary would be longer than what
 		// it stands for.
 		deltaIDs := len(e.pending)*2 > len(e.rows.times)
-		e.out = newFileWriter(e.opts, e.has, e.columns, deltaIDs)
+		e.out = &e.file
+		e.out.start(e.opts, e.has, e.columns, deltaIDs)
 	}
 	e.out.writeRowGroup(e.pending, &e.rows)
 	clear(e.pending)
@@ -383,7 +413,13 @@ func (e *Encoder) flush(last bool) {
 // prune leaves out the columns of a file of one row group that were announced
 // and hold nothing.
 func (e *Encoder) prune() {
-	e.columns = slices.DeleteFunc(e.columns, func(c *labelColumn) bool { return len(c.codes) == 0 })
+	e.columns = slices.DeleteFunc(e.columns, func(c *labelColumn) bool {
+		empty := len(c.codes) == 0
+		if empty {
+			labelColumns.Put(c)
+		}
+		return empty
+	})
 	over := map[string]bool{}
 	for i := range e.pending {
 		for _, l := range e.pending[i].overflow {
@@ -428,5 +464,6 @@ func (e *Encoder) Finish() (*Encoded, error) {
 	if out.Data, err = e.out.finish(in); err != nil {
 		return nil, fmt.Errorf("finish file: %w", err)
 	}
+	e.release()
 	return out, nil
 }

@@ -138,8 +138,16 @@ func newCompressor(level zstd.EncoderLevel, atOnce int) *zstd.Encoder {
 	return e
 }
 
-func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) *fileWriter {
-	f := &fileWriter{opts: opts, has: has, labels: labelColumns, delta: deltaIDs, zstd: compressor(opts.Level)}
+// forget drops what is of one file; the scratch stays.
+func (f *fileWriter) forget() {
+	f.data, f.labels = nil, nil
+	f.columns, f.sums, f.groups.buf = f.columns[:0], f.sums[:0], f.groups.buf[:0]
+	f.count, f.rows = 0, 0
+}
+
+// start begins a file; f is new, or has forgotten the one before.
+func (f *fileWriter) start(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) {
+	f.opts, f.has, f.labels, f.delta, f.zstd = opts, has, labelColumns, deltaIDs, compressor(opts.Level)
 	f.data = append(f.data, parquetMagic...)
 	leaf := func(path string, kind int32, maxDef, maxRep int16) {
 		f.columns = append(f.columns, leafColumn{strings.Split(path, "."), kind, maxDef, maxRep})
@@ -164,7 +172,6 @@ func newFileWriter(opts Options, has fileColumns, labelColumns []*labelColumn, d
 	if has.histogram {
 		leaf(ColumnHistogram, typeByteArray, 1, 0)
 	}
-	return f
 }
 
 // schema appends the file's schema to the footer: a list of elements, each
