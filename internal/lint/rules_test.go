@@ -55,7 +55,7 @@ var layers = [][]string{
 // testSupport are packages that tests of every layer may import.
 var testSupport = []string{
 	"storage/local", "storage/mem", "storage/meter", "storage/fault", "storage/retry", "storage/storetest",
-	"internal/s3server", "internal/faultproxy", "internal/merge",
+	"internal/s3server", "internal/faultproxy", "internal/merge", "ingest/ingesttest",
 }
 
 func layerOf(pkg string) (int, bool) {

@@ -43,7 +43,9 @@ type Options struct {
 	// Trace exports spans, where and how the OTEL_* environment says.
 	Trace bool
 
-	tracer *tracer // for tests: in place of what Trace makes
+	// For tests:
+	tracer      *tracer       // in place of what Trace makes
+	bodyTimeout time.Duration // default defaultBodyTimeout
 }
 
 // Daemon is a process that serves.
@@ -67,6 +69,9 @@ type Daemon struct {
 // Run.
 func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	o.Tables.EnsureDefaults()
+	if o.bodyTimeout <= 0 {
+		o.bodyTimeout = defaultBodyTimeout
+	}
 	d := &Daemon{Metrics: NewMetrics(), opts: o, trace: o.tracer}
 	defer func() {
 		if err != nil {
@@ -125,13 +130,13 @@ func (d *Daemon) routes() {
 	if d.trace != nil {
 		d.Sink = d.trace.sink(d.Sink)
 	}
-	d.Handle("POST /api/v1/write", prom.WriteHandler(d.Sink, logger))
+	d.handleWrite("POST /api/v1/write", prom.WriteHandler(d.Sink, logger))
 	metrics := otlp.Handler(d.Sink, otlp.Options{Logger: logger})
-	d.Handle("POST /v1/metrics", metrics)
-	d.Handle("POST /api/v1/otlp/v1/metrics", metrics)
+	d.handleWrite("POST /v1/metrics", metrics)
+	d.handleWrite("POST /api/v1/otlp/v1/metrics", metrics)
 	lines := influx.Handler(d.Sink, influx.Options{Logger: logger})
 	for _, path := range influx.Paths() {
-		d.Handle(path, lines)
+		d.handleWrite(path, lines)
 	}
 	if d.opts.GRPC == "" {
 		return
@@ -153,6 +158,20 @@ func (d *Daemon) routes() {
 // under the pattern.
 func (d *Daemon) Handle(pattern string, h http.Handler) {
 	d.http.mux.Handle(pattern, d.Metrics.count(pattern, h))
+}
+
+// defaultBodyTimeout is how long a client may take to send a body, so that
+// those who send none do not hold what a request may take.
+const defaultBodyTimeout = time.Minute
+
+// handleWrite is Handle for what reads large bodies.
+func (d *Daemon) handleWrite(pattern string, h http.Handler) {
+	d.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(d.opts.bodyTimeout)); err != nil {
+			d.opts.Tables.Logger.Error("bound the time of a body", "err", err)
+		}
+		h.ServeHTTP(w, r)
+	}))
 }
 
 // PerTenant serves each request by the handler of its tenant's table. build

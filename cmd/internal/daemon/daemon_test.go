@@ -363,6 +363,36 @@ func TestPortInUse(t *testing.T) {
 	start(t, dir, nil, nil)
 }
 
+// TestSlowBody: a client that stops in the middle of a body is given up, also
+// behind everything that is wrapped around the handler.
+func TestSlowBody(t *testing.T) {
+	r := start(t, t.TempDir(), func(o *Options) {
+		o.bodyTimeout = 50 * time.Millisecond
+		o.tracer = tracerTo(sdktrace.NewSimpleSpanProcessor(tracetest.NewInMemoryExporter()), resource.Empty())
+	}, nil)
+	for _, path := range []string{"/api/v1/write", "/v1/metrics", "/write"} {
+		in, out := io.Pipe()
+		req, err := http.NewRequest(http.MethodPost, "http://"+r.HTTPAddr()+path, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = 1 << 20
+		req.Header.Set("Content-Type", "application/x-protobuf")
+		begin := time.Now()
+		resp, err := byTenant("").Do(req) // gives up after 10 s by itself
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode < 400 {
+				t.Errorf("%s: %s", path, resp.Status)
+			}
+		}
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("%s: given up after %v", path, took)
+		}
+		out.Close()
+	}
+}
+
 // TestTraces: a request is a span, what it appends one below it, and flushes
 // and commits have their own.
 func TestTraces(t *testing.T) {

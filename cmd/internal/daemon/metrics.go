@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
 
 	"cardinalsin"
 	"cardinalsin/compactor"
@@ -123,6 +125,7 @@ func (m *Metrics) count(pattern string, h http.Handler) http.Handler {
 
 // ingestEvents counts requests, and logs those that are refused.
 func (m *Metrics) ingestEvents(logger *slog.Logger) ingest.Events {
+	often := rate.NewLimiter(1, 5) // what is ours is worth a warning, but not thousands
 	return ingest.Events{
 		AppendEnd: func(e ingest.AppendEvent) {
 			p := string(e.Protocol)
@@ -130,7 +133,11 @@ func (m *Metrics) ingestEvents(logger *slog.Logger) ingest.Events {
 			if e.Err != nil {
 				m.refused.WithLabelValues(p, string(e.Reason)).Inc()
 				m.leftOut.WithLabelValues(p, string(e.Reason)).Add(float64(e.Samples))
-				logger.Debug("request refused", "tenant", e.Tenant, "protocol", p, "reason", e.Reason, "samples", e.Samples, "err", e.Err)
+				level := slog.LevelDebug // the client's affair, and it was told
+				if _, status := ingest.Classify(e.Err); status == http.StatusServiceUnavailable && often.Allow() {
+					level = slog.LevelWarn
+				}
+				logger.Log(context.Background(), level, "request refused", "tenant", e.Tenant, "protocol", p, "reason", e.Reason, "samples", e.Samples, "err", e.Err)
 				return
 			}
 			m.accepted.WithLabelValues(p, "requests").Inc()

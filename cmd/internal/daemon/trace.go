@@ -117,6 +117,6 @@ func (t *tracer) observe(o *cardinalsin.Options) {
 	}
 	o.Log.Events.CommitEnd = func(e txlog.CommitEvent) {
 		commitEnd(e)
-		t.past("commit", e.Duration, e.Err, table, attribute.String("operation", e.Operation), attribute.Int64("version", int64(e.Version)), attribute.Int("conflicts", int(e.Conflicts)))
+		t.past("commit", e.Duration, e.Err, table, attribute.String("operation", e.Operation), attribute.Int64("version", int64(e.Version)), attribute.Int("conflicts", e.Conflicts))
 	}
 }
