@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -102,7 +103,13 @@ func (e *Encoded) Fits(l *Layout) bool {
 // It keeps every series until it returns; [Encoder] does not. Errors wrap
 // ErrInvalidInput, or are those of the sequence.
 func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded, error) {
-	var all []Series
+	input := inputs.Get().(*[]Series)
+	all := *input
+	defer func() {
+		clear(all)
+		*input = all[:0]
+		inputs.Put(input)
+	}()
 	var c Contents
 	var shape []string
 	seen := map[string]bool{}
@@ -138,6 +145,9 @@ func Encode(opts Options, layout *Layout, in iter.Seq2[Series, error]) (*Encoded
 	}
 	return e.Finish()
 }
+
+// inputs holds memory of Encode for the next call.
+var inputs = sync.Pool{New: func() any { return new([]Series) }}
 
 // Contents tells what a file may hold. Columns of what it does not are left
 // out, in a file of one row group also those of what it only might; anything
