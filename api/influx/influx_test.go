@@ -160,7 +160,7 @@ func TestBadInput(t *testing.T) {
 		"unknown precision": {request("POST", "/write?precision=d", []byte("good v=1 1")), 400, "malformed"},
 		"unknown encoding":  {request("POST", "/write", []byte("good v=1 1"), "Content-Encoding", "br"), 400, "unsupported"},
 		"gzip cut":          {request("POST", "/write", zip([]byte("good v=1 1"))[:15], "Content-Encoding", "gzip"), 400, "malformed"},
-		"gzip bomb":         {request("POST", "/write", zip(bytes.Repeat([]byte("good v=1 1\n"), 4<<20)), "Content-Encoding", "gzip"), 413, "too_large"},
+		"gzip bomb":         {request("POST", "/write", zip(bytes.Repeat([]byte("good v=1 1\n"), maxBodyBytes/11+1)), "Content-Encoding", "gzip"), 413, "too_large"},
 		"too many fields":   {request("POST", "/write", []byte(fields)), 413, "too_large"},
 		"too many samples":  {request("POST", "/write", bytes.Repeat([]byte("a v=1 1\n"), maxSamples+1)), 413, "too_large"},
 		"labels bomb":       {request("POST", "/write", []byte("a,t="+strings.Repeat("x", 1<<19)+" "+numbered(2000))), 413, "too_large"},

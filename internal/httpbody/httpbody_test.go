@@ -41,7 +41,7 @@ func TestRead(t *testing.T) {
 	const limit = 1 << 20
 	text := bytes.Repeat([]byte("cpu usage=1 "), 1000)
 	exact, over := make([]byte, limit), make([]byte, limit+1)
-	wide := zstded(t, bytes.Repeat([]byte("x"), 32<<20), zstd.WithWindowSize(16<<20), zstd.WithSingleSegment(false))
+	wide := zstded(t, bytes.Repeat([]byte("x"), 17<<20), zstd.WithWindowSize(16<<20), zstd.WithSingleSegment(false))
 	for name, c := range map[string]struct {
 		encoding string
 		body     []byte
@@ -57,8 +57,8 @@ func TestRead(t *testing.T) {
 		"gzip at the limit":  {"gzip", gzipped(t, exact), exact, nil},
 		"over the limit":     {"", over, nil, ingest.ErrTooLarge},
 		"gzip over":          {"gzip", gzipped(t, over), nil, ingest.ErrTooLarge},
-		"gzip bomb":          {"gzip", gzipped(t, make([]byte, 256<<20)), nil, ingest.ErrTooLarge},
-		"zstd bomb":          {"zstd", zstded(t, make([]byte, 256<<20)), nil, ingest.ErrTooLarge},
+		"gzip bomb":          {"gzip", gzipped(t, make([]byte, 32<<20)), nil, ingest.ErrTooLarge},
+		"zstd bomb":          {"zstd", zstded(t, make([]byte, 32<<20)), nil, ingest.ErrTooLarge},
 		"zstd wide window":   {"zstd", wide, nil, ingest.ErrTooLarge},
 		"gzip truncated":     {"gzip", gzipped(t, text)[:30], nil, ingest.ErrMalformed},
 		"zstd truncated":     {"zstd", zstded(t, text)[:15], nil, ingest.ErrMalformed},
@@ -67,7 +67,7 @@ func TestRead(t *testing.T) {
 		"gzip of nothing":    {"gzip", nil, nil, ingest.ErrMalformed},
 		"unknown encoding":   {"br", text, nil, ingest.ErrUnsupported},
 		"several encodings":  {"gzip, gzip", text, nil, ingest.ErrUnsupported},
-		"gzip of many bombs": {"gzip", bytes.Repeat(gzipped(t, make([]byte, 1<<20)), 100), nil, ingest.ErrTooLarge},
+		"gzip of many bombs": {"gzip", bytes.Repeat(gzipped(t, make([]byte, 1<<20)), 10), nil, ingest.ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(c.body))
