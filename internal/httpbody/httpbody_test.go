@@ -68,6 +68,7 @@ func TestRead(t *testing.T) {
 		"unknown encoding":   {"br", text, nil, ingest.ErrUnsupported},
 		"several encodings":  {"gzip, gzip", text, nil, ingest.ErrUnsupported},
 		"gzip of many bombs": {"gzip", bytes.Repeat(gzipped(t, make([]byte, 1<<20)), 10), nil, ingest.ErrTooLarge},
+		"gzip of no end":     {"gzip", bytes.Repeat(gzipped(t, nil), limit/20), nil, ingest.ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(c.body))
