@@ -75,7 +75,7 @@ func TestNext(t *testing.T) {
 			var got string
 			for {
 				b, err := r.Next()
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					break
 				}
 				if err != nil {
@@ -149,7 +149,7 @@ func TestMalformed(t *testing.T) {
 			if !strings.HasPrefix(err.Error(), c.line) {
 				t.Errorf("%q does not name %s", err, c.line)
 			}
-			if _, again := r.Next(); again != err {
+			if _, again := r.Next(); !errors.Is(again, err) {
 				t.Errorf("the next call says %v, want the same error", again)
 			}
 		})
@@ -168,7 +168,7 @@ func TestBatches(t *testing.T) {
 		lp := NewReader(r, o)
 		for {
 			b, err := lp.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
@@ -222,7 +222,7 @@ func FuzzNext(f *testing.F) {
 		r := NewReader(bytes.NewReader(in), Options{Now: clock, Database: "d", MaxSamples: 50, MaxLabelBytes: 1 << 16})
 		for {
 			b, err := r.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {
