@@ -267,6 +267,9 @@ func (t *Tenants) longestIdle() *tableEntry {
 func (t *Tenants) openEntry(ctx context.Context, e *tableEntry, create bool) {
 	opts := t.opts.Options
 	opts.Tenant, opts.Table = e.name.tenant, e.name.table
+	if opts.WALDir != "" && e.name != t.defaultTable() && opts.Compactor.Poll == 0 {
+		opts.Compactor.Poll = -1 // an idle tenant costs no request: what others write, they compact
+	}
 	t.opts.Observe(&opts)
 	e.db, e.err = open(ctx, t.store, opts, create)
 	t.mu.Lock()

@@ -173,6 +173,12 @@ func TestSeriesLimit(t *testing.T) {
 	if got := len(s.Samples("")); got != 3 {
 		t.Errorf("%d series", got)
 	}
+	// One that was active in both windows counts once.
+	s = ingesttest.New(t, ingesttest.Options{Now: c.Now, Limits: ingest.Limits{MaxSeries: 3}})
+	send(nil, a, b)
+	c.advance(11 * time.Minute)
+	send(nil, a)
+	send(nil, d)
 	if err := s.Append(context.Background(), "other", request(a, b)); err != nil {
 		t.Errorf("another tenant: %v", err)
 	}
