@@ -108,6 +108,9 @@ type columnProgress struct {
 	zstd       *zstd.Encoder
 }
 
+// windowBytes is what a compressor keeps to look back to; few pages are longer.
+const windowBytes = 1 << 20
+
 // compressors are shared, one a level. They are made with their first use but
 // for the one of all flushes: the best keeps 34 MB of tables.
 var compressors = [...]func() *zstd.Encoder{
@@ -130,6 +133,7 @@ func newCompressor(level zstd.EncoderLevel, atOnce int) *zstd.Encoder {
 	// Frames carry zstd's own checksum, which every reader looks at. A page
 	// of nothing is a frame too, or some readers would not take it.
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(atOnce),
+		zstd.WithWindowSize(windowBytes), zstd.WithLowerEncoderMem(true),
 		zstd.WithEncoderCRC(true), zstd.WithZeroFrames(true))
 	if err != nil {
 		panic(err) // the options are sound
