@@ -63,6 +63,7 @@ type decoder struct {
 
 	symbols []string // 2.0; of the body's memory
 	refs    []uint32
+	said    [256]said
 	memory  *share
 	// elements may still come, and text bytes of labels have come.
 	elements, text int

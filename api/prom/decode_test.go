@@ -193,8 +193,17 @@ func byUpstreamV2(body []byte) (*ingest.Request, error) {
 			}
 		}
 	}
-	out.Metadata = slices.Compact(out.Metadata)
 	return out, nil
+}
+
+// distinct leaves out what came before.
+func distinct(list []series.Metadata) (out []series.Metadata) {
+	for _, m := range list {
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // sameAsUpstream fails if we accept what upstream does not, or read it
@@ -228,6 +237,8 @@ func sameAsUpstream(t *testing.T, body []byte, decode func(*decoder, context.Con
 			}
 		}
 	}
+	// Metadata that is repeated may come once.
+	got.Metadata, want.Metadata = distinct(got.Metadata), distinct(want.Metadata)
 	if diff := cmp.Diff(want, &got, sameBits, cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
 	}
@@ -290,6 +301,69 @@ func TestCreatedTimestamp(t *testing.T) {
 	want := series.Batch{{Labels: lbl("m"), Samples: []series.Sample{{Time: 5000, Start: 3e6}, {Time: 6000, Start: 4e6}}}}
 	if diff := cmp.Diff(want, d.request.Samples, sameBits); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestMetadataOnce: every series of a metric repeats its metadata, and
+// different metadata is never taken for the same.
+func TestMetadataOnce(t *testing.T) {
+	req := writev2.Request{Symbols: []string{"", "__name__", "a", "b_bucket", "b_sum", "one", "two"}}
+	add := func(name uint32, m writev2.Metadata) {
+		req.Timeseries = append(req.Timeseries, writev2.TimeSeries{LabelsRefs: []uint32{1, name}, Metadata: m})
+	}
+	one := writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_GAUGE, HelpRef: 5}
+	two := writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_HISTOGRAM, HelpRef: 6, UnitRef: 5}
+	for range 3 {
+		add(2, one)
+		add(3, two)
+		add(4, two)
+	}
+	add(3, one) // the same words of another metric
+	add(2, writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_GAUGE, HelpRef: 6})
+	add(2, writev2.Metadata{})
+	// Other words at the same place of the table.
+	req.Symbols = append(req.Symbols, make([]string, 256)...)
+	req.Symbols[5+256] = "three"
+	add(2, one)
+	add(2, writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_GAUGE, HelpRef: 5 + 256})
+	body, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []series.Metadata{
+		{Metric: "a", Type: "gauge", Help: "one"}, {Metric: "b", Type: "histogram", Help: "two", Unit: "one"},
+		{Metric: "b_bucket", Type: "gauge", Help: "one"}, {Metric: "a", Type: "gauge", Help: "two"},
+		{Metric: "a", Type: "gauge", Help: "one"}, {Metric: "a", Type: "gauge", Help: "three"},
+	}
+	d := newDecoder(nil)
+	for range 2 { // the second request begins anew
+		if err := d.decodeV2(context.Background(), body); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, d.request.Metadata); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// TestMetricTypes: the names are upstream's, in both versions.
+func TestMetricTypes(t *testing.T) {
+	for n, name := range prompb.MetricMetadata_MetricType_name {
+		got, err := metricType(n)
+		if want := strings.TrimPrefix(strings.ToLower(name), "unknown"); err != nil || got != want {
+			t.Errorf("type %d is %q, %v; want %q", n, got, err, want)
+		}
+	}
+	for n, name := range writev2.Metadata_MetricType_name {
+		got, err := metricType(n)
+		if want := strings.TrimPrefix(strings.ToLower(strings.TrimPrefix(name, "METRIC_TYPE_")), "unspecified"); err != nil || got != want {
+			t.Errorf("type %d of 2.0 is %q, %v; want %q", n, got, err, want)
+		}
+	}
+	for _, n := range []int32{-1, int32(len(metricTypes))} {
+		if _, err := metricType(n); !errors.Is(err, ingest.ErrUnsupported) {
+			t.Errorf("type %d: %v", n, err)
+		}
 	}
 }
 

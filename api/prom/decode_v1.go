@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/prometheus/prometheus/prompb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -210,14 +209,14 @@ func (d *decoder) metadataV1(message []byte) error {
 	return nil
 }
 
-// metricType names a type; the numbers of 1.0 and 2.0 are the same.
+// metricTypes are the names of the types by number, in 1.0 and 2.0.
+var metricTypes = [...]string{"", "counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset"}
+
+// metricType names a type, "" for the one that is not known. A type that is
+// newer than this program is refused, for it could not be told from that.
 func metricType(t int32) (string, error) {
-	name, ok := prompb.MetricMetadata_MetricType_name[t]
-	switch {
-	case !ok:
+	if t < 0 || int(t) >= len(metricTypes) {
 		return "", fmt.Errorf("%w: metric type %d", ingest.ErrUnsupported, t)
-	case t == 0:
-		return "", nil
 	}
-	return strings.ToLower(name), nil
+	return metricTypes[t], nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -42,6 +43,7 @@ func (d *decoder) decodeV2(ctx context.Context, message []byte) error {
 		return err
 	}
 	d.symbols = d.symbols[:0]
+	clear(d.said[:])
 	f := read(message)
 	for f.next() {
 		if f.number == v2Symbol && f.is(protowire.BytesType) {
@@ -229,12 +231,24 @@ func (m *metadataV2) decode(message []byte) error {
 	return f.err
 }
 
-// addMetadata appends metadata that says something. Series of one metric
-// follow each other and say the same.
+// said is metadata that this request has already, by where it lies. Every
+// series repeats that of its metric, in any order; a table of a fixed size
+// finds most of it.
+type said struct {
+	about metadataV2
+	at    int // in the request's metadata, from 1; 0 is none
+}
+
+// addMetadata appends metadata that says something new.
 func (d *decoder) addMetadata(metric string, about metadataV2, native bool) error {
 	typ, err := metricType(int32(about.typ))
 	if err != nil {
 		return err
+	}
+	metric = familyOf(metric, typ, native)
+	slot := &d.said[(about.help*31+about.unit*7+about.typ)%uint32(len(d.said))]
+	if slot.at > 0 && slot.about == about && d.request.Metadata[slot.at-1].Metric == metric {
+		return nil
 	}
 	help, err := d.symbol(about.help)
 	if err != nil {
@@ -244,14 +258,13 @@ func (d *decoder) addMetadata(metric string, about metadataV2, native bool) erro
 	if err != nil {
 		return err
 	}
-	m := series.Metadata{Metric: familyOf(metric, typ, native), Type: typ, Unit: unit, Help: help}
-	if n := len(d.request.Metadata); m == (series.Metadata{Metric: m.Metric}) || n > 0 && d.request.Metadata[n-1] == m {
+	if typ == "" && help == "" && unit == "" {
 		return nil
 	}
-	if err := d.memory.tryTake(int64(len(help) + len(unit))); err != nil {
+	if err := d.memory.tryTake(int64(len(help)+len(unit)) + int64(unsafe.Sizeof(series.Metadata{}))); err != nil {
 		return err
 	}
-	m.Help, m.Unit = strings.Clone(help), strings.Clone(unit)
-	d.request.Metadata = append(d.request.Metadata, m)
+	d.request.Metadata = append(d.request.Metadata, series.Metadata{Metric: metric, Type: typ, Unit: strings.Clone(unit), Help: strings.Clone(help)})
+	*slot = said{about, len(d.request.Metadata)}
 	return nil
 }
