@@ -61,7 +61,7 @@ bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our 
 	$(GO) test -run '^$$' -bench DoPut -benchtime 5x ./api/flight
 
 # The programs that are killed pass crash points; those that ship do not.
-crash: $(TOOLS)/bin/versitygw ## kill -9 the real programs 102 times under all protocols, and take their store away: acknowledged = stored, once
+crash: $(TOOLS)/bin/versitygw ## kill -9 the real programs 112 times under all protocols, and take their store away: acknowledged = stored, once
 	$(GO) build -tags crashpoints -o $(BIN)/crash/ ./cmd/cardinal ./cmd/cardinal-writer
 	$(GO) test -count=1 -tags crash -v -timeout 20m ./internal/crash -args -binary $(BIN)/crash/cardinal -writer $(BIN)/crash/cardinal-writer $(if $(SEED),-seed $(SEED))
 
