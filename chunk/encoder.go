@@ -42,6 +42,7 @@ type workspace struct {
 	pending []segment
 	rows    rowColumns
 	labels  []labels.Label // of the series being added
+	text    []byte         // what its ID is the hash of
 	file    fileWriter
 }
 
@@ -166,8 +167,9 @@ func (e *Encoder) add(s Series) error {
 // take takes a label set apart, once for all that follows, and returns the
 // metric name.
 func (e *Encoder) take(l series.Labels) (name string) {
-	e.labels = e.labels[:0]
+	e.labels, e.text = e.labels[:0], e.text[:0]
 	l.Range(func(l labels.Label) {
+		e.text = series.AppendText(e.text, l)
 		if l.Name == series.MetricName {
 			name = l.Value
 			return
@@ -222,7 +224,7 @@ func (e *Encoder) check(name string, s Series) error {
 	if name == "" {
 		return fmt.Errorf("%w: %w", ErrInvalidInput, series.ErrNoMetricName)
 	}
-	if series.IDOf(s.Labels) != s.ID {
+	if series.IDOfText(e.text) != s.ID {
 		return fmt.Errorf("%w: ID %d is not that of %s", ErrInvalidInput, s.ID, s.Labels)
 	}
 	if !utf8.ValidString(name) {

@@ -219,14 +219,21 @@ type ID uint64
 func IDOf(l Labels) ID {
 	var buf [512]byte
 	b := buf[:0]
-	l.Range(func(l labels.Label) {
-		b = append(b, l.Name...)
-		b = append(b, 0xff)
-		b = append(b, l.Value...)
-		b = append(b, 0xff)
-	})
-	return ID(xxhash.Sum64(b))
+	l.Range(func(l labels.Label) { b = AppendText(b, l) })
+	return IDOfText(b)
 }
+
+// AppendText appends what one label adds to the text that [IDOf] hashes, for
+// who walks a label set anyway: IDOfText of all labels in order is the ID.
+func AppendText(b []byte, l labels.Label) []byte {
+	b = append(b, l.Name...)
+	b = append(b, 0xff)
+	b = append(b, l.Value...)
+	return append(b, 0xff)
+}
+
+// IDOfText hashes the text of a label set; see [AppendText].
+func IDOfText(text []byte) ID { return ID(xxhash.Sum64(text)) }
 
 // Compare is the order of series within a chunk: metric name, ID, then the
 // label set itself, which separates series whose IDs collide.
