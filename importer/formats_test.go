@@ -30,6 +30,7 @@ import (
 	"cardinalsin/internal/nativehist"
 	"cardinalsin/series"
 	"cardinalsin/storage"
+	"cardinalsin/writer"
 )
 
 const dayMillis = 24 * 60 * 60 * 1000
@@ -266,6 +267,52 @@ func TestParquet(t *testing.T) {
 				t.Errorf("second run: %+v, %v", again, err)
 			}
 		}
+	}
+}
+
+// TestParquetRefuses: what no table takes is refused whole, with the row where
+// there is one, and so are files that are no table.
+func TestParquetRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name, metric string
+		at           int64
+		column       string
+		is           error
+	}{
+		{"time beyond the year 9999", "m", int64(series.MaxTimestamp) + 1, "value", writer.ErrInvalidSample},
+		{"no metric name", "", 0, "value", series.ErrNoMetricName},
+		{"not UTF-8", "\xff", 0, "value", series.ErrInvalidLabel},
+		{"no column of values", "m", 0, "host", ingest.ErrMalformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			schema := arrow.NewSchema([]arrow.Field{
+				{Name: "timestamp", Type: arrow.FixedWidthTypes.Timestamp_us}, {Name: "metric_name", Type: arrow.BinaryTypes.String}, {Name: c.column, Type: arrow.PrimitiveTypes.Float64},
+			}, nil)
+			b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+			for _, row := range []struct {
+				metric string
+				at     int64
+			}{{"sound", 0}, {c.metric, c.at}} {
+				b.Field(0).(*array.TimestampBuilder).Append(arrow.Timestamp(row.at))
+				b.Field(1).(*array.StringBuilder).Append(row.metric)
+				b.Field(2).(*array.Float64Builder).Append(1)
+			}
+			var file bytes.Buffer
+			w, err := pqarrow.NewFileWriter(schema, &file, nil, pqarrow.DefaultWriterProps())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(w.Write(b.NewRecordBatch()), w.Close()); err != nil {
+				t.Fatal(err)
+			}
+			tables := newTables(t)
+			if _, err := Run(t.Context(), tables, write1(t, "a.parquet", file.String()), Options{}); !errors.Is(err, c.is) {
+				t.Errorf("%v; want %v", err, c.is)
+			}
+			if got := tables.print(); got != "" {
+				t.Errorf("stored:\n%s", got)
+			}
+		})
 	}
 }
 
