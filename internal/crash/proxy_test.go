@@ -21,10 +21,9 @@ import (
 // middle of a request, which no point within the server can, or takes the
 // store away.
 type proxy struct {
-	url     string
-	down    atomic.Bool
-	passed  atomic.Int64 // requests, refused ones too
-	inwards atomic.Int64 // bytes of bodies that reached the store
+	url    string
+	down   atomic.Bool
+	passed atomic.Int64 // requests, refused ones too
 
 	mu   sync.Mutex // guards trap
 	trap *trap
@@ -74,7 +73,6 @@ func startProxy(t *testing.T, target string) *proxy {
 		if p.down.Load() {
 			panic(http.ErrAbortHandler)
 		}
-		r.Body = &counted{r.Body, &p.inwards}
 		if trap := p.caught(r); trap != nil {
 			r = r.WithContext(withTrap(r.Context(), trap))
 			if trap.half {
@@ -103,17 +101,6 @@ func (p *proxy) caught(r *http.Request) *trap {
 		return t
 	}
 	return nil
-}
-
-type counted struct {
-	io.ReadCloser
-	n *atomic.Int64
-}
-
-func (c *counted) Read(b []byte) (int, error) {
-	n, err := c.ReadCloser.Read(b)
-	c.n.Add(int64(n))
-	return n, err
 }
 
 // halved is a body that ends its sender when half of it was read.
