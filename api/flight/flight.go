@@ -45,6 +45,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/flight"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -128,11 +129,12 @@ func (s *service) DoPut(stream flight.FlightService_DoPutServer) error {
 // put takes the batches of a stream until it ends, and tells how far it came.
 func (s *service) put(stream flight.FlightService_DoPutServer, acks *acks) (done progress, err error) {
 	in := &guard{stream: stream, dictionaries: map[int64]int64{}}
-	reader, err := flight.NewRecordReader(in)
+	reader, err := flight.NewRecordReader(in, ipc.WithAllocator(in))
 	if err != nil {
 		return done, s.decodeError(in, err)
 	}
 	defer reader.Release()
+	in.expect(reader.Schema())
 	if err := s.checkDescriptor(in.descriptor); err != nil {
 		s.refuse(err)
 		return done, err
@@ -183,6 +185,7 @@ func (s *service) decodeError(in *guard, err error) error {
 		return in.streamErr // a client that is gone was refused nothing
 	case in.refusal != nil:
 		err = in.refusal
+	case errors.Is(err, ingest.ErrTooLarge): // by our allocator
 	default:
 		err = fmt.Errorf("%w: %w", ingest.ErrMalformed, err)
 	}

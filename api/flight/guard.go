@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/flight"
+	"github.com/apache/arrow-go/v18/arrow/memory"
 	flatbuffers "github.com/google/flatbuffers/go"
 	"github.com/klauspost/compress/zstd"
 
@@ -20,6 +22,9 @@ const (
 	maxExpanded = 128 << 20
 	// maxDictionaries bounds the dictionaries that a stream has at one time.
 	maxDictionaries = 128 << 20
+	// maxAllocated bounds what arrow-go allocates for one message, rounded up
+	// and joined as it may be.
+	maxAllocated = 2 * maxExpanded
 	// maxWindow bounds zstd's memory; Arrow's writers use far less.
 	maxWindow = 8 << 20
 )
@@ -31,6 +36,8 @@ type guard struct {
 	descriptor   *flight.FlightDescriptor // of the first message
 	began        bool
 	dictionaries map[int64]int64 // by id, bytes
+	buffers      int             // that the schema needs of a record batch; -1 if that varies
+	allocated    int             // bytes, by arrow-go for the message at hand
 
 	streamErr error // of the stream, other than its end
 	refusal   error // of a message, by us
@@ -45,6 +52,7 @@ func (g *guard) Recv() (*flight.FlightData, error) {
 		}
 		return nil, err
 	}
+	g.allocated = 0
 	if !g.began {
 		g.began, g.descriptor = true, data.FlightDescriptor
 	}
@@ -56,6 +64,70 @@ func (g *guard) Recv() (*flight.FlightData, error) {
 		return nil, err
 	}
 	return data, nil
+}
+
+// Allocate implements memory.Allocator, as the last line of defence: a panic
+// with an error is what arrow-go's reader makes an error of.
+func (g *guard) Allocate(size int) []byte {
+	if g.allocated += size; size < 0 || size > maxAllocated || g.allocated > maxAllocated {
+		panic(fmt.Errorf("%w: a message needs more than %d bytes", ingest.ErrTooLarge, maxAllocated))
+	}
+	return memory.DefaultAllocator.Allocate(size)
+}
+
+// Reallocate implements memory.Allocator.
+func (g *guard) Reallocate(size int, b []byte) []byte {
+	if size <= cap(b) {
+		return memory.DefaultAllocator.Reallocate(size, b)
+	}
+	out := g.Allocate(size)
+	copy(out, b)
+	return out
+}
+
+// Free implements memory.Allocator.
+func (g *guard) Free(b []byte) { memory.DefaultAllocator.Free(b) }
+
+// expect takes the schema, which tells how many buffers a record batch has.
+// arrow-go reads as many, whether the message has them or not.
+func (g *guard) expect(schema *arrow.Schema) {
+	g.buffers = 0
+	for _, f := range schema.Fields() {
+		n := buffersOf(f.Type)
+		if n < 0 {
+			g.buffers = -1
+			return
+		}
+		g.buffers += n
+	}
+}
+
+// textBuffers are those of text: validity, offsets, bytes.
+const textBuffers = 3
+
+// buffersOf counts the buffers of a type that may be a column's, -1 where that
+// is for each message to say, as of views, or the type is no column's.
+func buffersOf(t arrow.DataType) int {
+	switch t := t.(type) {
+	case *arrow.DictionaryType:
+		if buffersOf(t.ValueType) != textBuffers {
+			return -1
+		}
+		return 2
+	case *arrow.MapType:
+		key, item := buffersOf(t.KeyType()), buffersOf(t.ItemType())
+		if key < 0 || item < 0 {
+			return -1
+		}
+		return 3 + key + item // validity and offsets of the map, validity of the pair
+	case *arrow.StringType, *arrow.LargeStringType, *arrow.BinaryType, *arrow.LargeBinaryType:
+		return textBuffers
+	case arrow.FixedWidthDataType:
+		if t.ID() != arrow.EXTENSION && t.ID() != arrow.FIXED_SIZE_LIST {
+			return 2
+		}
+	}
+	return -1
 }
 
 // Kinds of messages, and the slots of the fields that matter, from
@@ -100,7 +172,11 @@ func (g *guard) check(header, body []byte) (err error) {
 	if rows < 0 || rows > arrowbatch.MaxRows {
 		return fmt.Errorf("%w: %d rows in a message, at most %d", ingest.ErrTooLarge, rows, arrowbatch.MaxRows)
 	}
-	size, err := expanded(records, body)
+	need := textBuffers // of a dictionary
+	if kind == kindRecords || g.buffers < 0 {
+		need = g.buffers
+	}
+	size, err := expanded(records, body, need)
 	if err != nil {
 		return err
 	}
@@ -134,16 +210,20 @@ func child(t flatbuffers.Table, slot flatbuffers.VOffsetT) (flatbuffers.Table, b
 	return table(t.Bytes, t.Indirect(o+t.Pos)), true
 }
 
-// expanded is the size of a message's buffers once they are decompressed.
-func expanded(records flatbuffers.Table, body []byte) (int64, error) {
+// expanded is the size of a message's buffers once they are decompressed. need
+// is how many there must be at least.
+func expanded(records flatbuffers.Table, body []byte, need int) (int64, error) {
 	compression, ok := child(records, slotCompression)
 	if !ok {
 		return int64(len(body)), nil
 	}
 	codec := compression.GetByteSlot(slotCodec, 0)
 	o := flatbuffers.UOffsetT(records.Offset(slotBuffers))
-	if o == 0 {
-		return 0, nil
+	if need < 0 {
+		return 0, fmt.Errorf("%w: a compressed message with views; send it without compression", ingest.ErrUnsupported)
+	}
+	if o == 0 || records.VectorLen(o) < need {
+		return 0, fmt.Errorf("%w: a message with fewer buffers than the %d of its schema", ingest.ErrMalformed, need)
 	}
 	const bufferBytes = 16 // offset, length
 	start, n := records.Vector(o), records.VectorLen(o)

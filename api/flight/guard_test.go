@@ -252,7 +252,7 @@ func withFrame(t *testing.T, frame []byte) []*flight.FlightData {
 // error or a batch, and holds no more memory than the bounds allow.
 func FuzzPut(f *testing.F) {
 	schema := schemaOf("timestamp", micros, "nanos", arrow.PrimitiveTypes.Int16, "metric_name", words, "value", doubles, "histogram", arrow.BinaryTypes.Binary,
-		"labels_overflow", textPairs, "host", arrow.BinaryTypes.StringView)
+		"labels_overflow", textPairs, "host", arrow.BinaryTypes.LargeString)
 	rows := `[{"timestamp": 1, "nanos": 3, "metric_name": "m", "value": 1, "host": "a host of more than twelve bytes", "labels_overflow": [{"key": "k", "value": "v"}]},
 		{"timestamp": 2, "metric_name": "m", "value": 2}]`
 	for _, opts := range [][]ipc.Option{nil, {ipc.WithZstd()}, {ipc.WithLZ4()}} {
@@ -263,11 +263,12 @@ func FuzzPut(f *testing.F) {
 	head := messages(f, schema, nil, record(f, schema, rows))[0]
 	f.Fuzz(func(t *testing.T, dictHeader, dictBody, header, body []byte) {
 		in := &guard{dictionaries: map[int64]int64{}, stream: &replay{head, {DataHeader: dictHeader, DataBody: dictBody}, {DataHeader: header, DataBody: body}}}
-		r, err := flight.NewRecordReader(in)
+		r, err := flight.NewRecordReader(in, ipc.WithAllocator(in))
 		if err != nil {
 			t.Fatal(err) // the schema is sound
 		}
 		defer r.Release()
+		in.expect(r.Schema())
 		c, err := arrowbatch.New(r.Schema())
 		if err != nil {
 			t.Fatal(err)
