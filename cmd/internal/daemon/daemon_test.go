@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -298,12 +299,12 @@ func TestRefusalsAreCounted(t *testing.T) {
 // TestPerTenant: a handler is made once for each table, and where there is
 // none the caller's refusal answers.
 func TestPerTenant(t *testing.T) {
-	built, closed := 0, 0
+	var built, closed atomic.Int32
 	r := start(t, t.TempDir(), nil, func(d *Daemon) {
 		d.Handle("/who", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
-			built++
+			built.Add(1)
 			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, db.Tenant()) }),
-				func() error { closed++; return nil }, nil
+				func() error { closed.Add(1); return nil }, nil
 		}, func(w http.ResponseWriter, code int, err error) { answer(w, code, "refused: "+err.Error()) }))
 	})
 	if err := r.write("acme", 1); err != nil {
@@ -327,8 +328,8 @@ func TestPerTenant(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if built != 2 || closed != 2 {
-		t.Errorf("built %d, closed %d", built, closed)
+	if built.Load() != 2 || closed.Load() != 2 {
+		t.Errorf("built %d, closed %d", built.Load(), closed.Load())
 	}
 }
 
