@@ -1,7 +1,6 @@
 package prom
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 
@@ -169,23 +167,6 @@ func do(t testing.TB, req *http.Request) response {
 		t.Fatal(err)
 	}
 	return response{resp.StatusCode, resp.Header, string(body)}
-}
-
-// post sends a remote-write request; body is compressed already.
-func post(t testing.TB, url string, body []byte) response {
-	t.Helper()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url+"/api/v1/write", bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/x-protobuf")
-	req.Header.Set("Content-Encoding", "snappy")
-	return do(t, req)
-}
-
-func write(t testing.TB, url string, ts ...prompb.TimeSeries) response {
-	t.Helper()
-	return post(t, url, snappy.Encode(nil, encode(t, ts...)))
 }
 
 func get(t testing.TB, url string) response {
