@@ -158,10 +158,16 @@ func TestTooLarge(t *testing.T) {
 			fields = append(fields, arrow.Field{Name: fmt.Sprint("l", len(fields)), Type: text})
 		}
 		schema := arrow.NewSchema(fields, nil)
+		shared := map[arrow.Type]arrow.Array{}
 		for _, f := range fields {
-			b := array.NewBuilder(memory.DefaultAllocator, f.Type)
-			b.AppendEmptyValues(n)
-			columns = append(columns, b.NewArray())
+			a := shared[f.Type.ID()]
+			if a == nil {
+				b := array.NewBuilder(memory.DefaultAllocator, f.Type)
+				b.AppendEmptyValues(n)
+				a = b.NewArray()
+				shared[f.Type.ID()] = a
+			}
+			columns = append(columns, a)
 		}
 		var err error
 		if c, err = New(schema); err != nil {
