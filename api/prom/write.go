@@ -222,6 +222,9 @@ func (s *writeStore) Store(r *http.Request, t remote.WriteMessageType) (*remote.
 	err := s.store(r, t, resp)
 	if err != nil {
 		_, code := ingest.Classify(err)
+		if r.Context().Err() != nil {
+			code = statusGone
+		}
 		resp.SetStatusCode(code)
 		if code == http.StatusTooManyRequests {
 			resp.SetExtraHeader(retryAfter, retryAfterSeconds)
@@ -257,6 +260,10 @@ func (s *writeStore) store(r *http.Request, t remote.WriteMessageType, resp *rem
 	resp.Samples, resp.Histograms, resp.Exemplars = d.floats, d.histograms, len(d.request.Exemplars)
 	return nil
 }
+
+// statusGone is for a client that hung up, who does not read it; upstream's
+// handler logs a 5xx as our failure.
+const statusGone = 499
 
 const retryAfter = "Retry-After"
 

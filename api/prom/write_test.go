@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -329,6 +330,28 @@ func TestWriteStatus(t *testing.T) {
 				t.Errorf("no reason in %q", rec.Body)
 			}
 		})
+	}
+}
+
+// TestWriteClientGone: a client that hangs up is no failure of ours to log;
+// one of the store is.
+func TestWriteClientGone(t *testing.T) {
+	body := pack(t, requestV2(0, protoSeries([]prompb.Sample{{Timestamp: at(0)}}, "__name__", "m")))
+	for _, gone := range []bool{true, false} {
+		sink := ingesttest.New(t, ingesttest.Options{})
+		sink.FailWith(context.Canceled)
+		var log bytes.Buffer
+		ctx, cancel := context.WithCancel(context.Background())
+		if gone {
+			cancel()
+		}
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader(body))
+		req.Header.Set("Content-Type", contentV2)
+		WriteHandler(sink, slog.New(slog.NewTextHandler(&log, nil))).ServeHTTP(httptest.NewRecorder(), req)
+		if (log.Len() == 0) != gone {
+			t.Errorf("client gone: %v; the log says %q", gone, log.String())
+		}
+		cancel()
 	}
 }
 
