@@ -62,17 +62,16 @@ type textReader struct {
 	yield  func(*part, error) bool
 	in     io.Reader
 
-	read     int64  // bytes
-	line     int    // of the first byte of the block, from 1
-	prefix   string // says the type of the family that the block begins in
-	part     part
-	rows     rows
-	raw      map[string]int // series as text → place in rows
-	mtype    string         // of the family
-	kinds    map[string]int // metric → place in part.metadata
-	newest   series.Timestamp
-	dated    bool // newest is set
-	finished bool // "# EOF" came
+	read   int64  // bytes
+	line   int    // of the first byte of the block, from 1
+	prefix string // says the type of the family that the block begins in
+	part   part
+	rows   rows
+	raw    map[string]int // series as text → place in rows
+	mtype  string         // of the family
+	kinds  map[string]int // metric → place in part.metadata
+	newest series.Timestamp
+	dated  bool // newest is set
 }
 
 // run cuts the input into blocks at ends of lines.

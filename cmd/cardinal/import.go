@@ -95,8 +95,8 @@ func runImports(c *ucli.Context, tables importer.Tables, o importer.Options) err
 	leftOut := int64(0)
 	var failed error
 	for _, path := range c.Args().Slice() {
-		done := func() error { return nil }
-		o.Progress, done = progress(c.App.ErrWriter, path)
+		show, done := progress(c.App.ErrWriter, path)
+		o.Progress = show
 		results, err := importer.Run(c.Context, tables, path, o)
 		err = errors.Join(err, done())
 		for _, r := range results {

@@ -150,7 +150,7 @@ func TestLargeDictionary(t *testing.T) {
 
 // TestTooLarge: rows and rows times labels are bounded.
 func TestTooLarge(t *testing.T) {
-	c, rec := batch(t, text, [3]string{"a", "b", "1"})
+	_, rec := batch(t, text, [3]string{"a", "b", "1"})
 	for _, n := range []int{MaxRows + 1, MaxRows} {
 		columns := make([]arrow.Array, 0, 64)
 		fields := rec.Schema().Fields()
@@ -169,8 +169,8 @@ func TestTooLarge(t *testing.T) {
 			}
 			columns = append(columns, a)
 		}
-		var err error
-		if c, err = New(schema); err != nil {
+		c, err := New(schema)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Batch(array.NewRecordBatch(schema, columns, int64(n))); !errors.Is(err, ingest.ErrTooLarge) {

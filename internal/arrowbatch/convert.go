@@ -56,7 +56,7 @@ func (c *Converter) Batch(rec arrow.RecordBatch) (b series.Batch, err error) {
 	if n == 0 {
 		return nil, nil
 	}
-	if int64(rec.NumCols()) != int64(c.schema.NumFields()) {
+	if rec.NumCols() != int64(c.schema.NumFields()) {
 		return nil, fmt.Errorf("%w: %d columns in a schema of %d", ingest.ErrMalformed, rec.NumCols(), c.schema.NumFields())
 	}
 	for i, a := range rec.Columns() {
