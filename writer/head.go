@@ -132,11 +132,13 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 		total = h.rows[len(h.rows)-1]
 	}
 	record := uint32(seq - h.first)
+	last := seriesRef(h.count) // of the series before
 	for i := range b {
 		if len(b[i].Samples) == 0 {
 			continue
 		}
-		s := h.find(b[i].Labels, ids[i])
+		last = h.find(b[i].Labels, ids[i], last+1)
+		s := at(h.blocks, last)
 		before := cap(s.samples)
 		for j := range b[i].Samples {
 			in := &b[i].Samples[j]
@@ -151,13 +153,21 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 	h.last = seq
 }
 
-// find returns the series with these labels, which it adds if need be.
-func (h *head) find(l series.Labels, id series.ID) *memSeries {
+// find returns the series with these labels, which it adds if need be. It looks
+// at guess first: clients send their series in the same order every time, so
+// the one that came after the last is nearly always the next, and the map, a
+// cache miss or two of its own, need not be asked.
+func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
+	if int(guess) <= h.count {
+		if s := at(h.blocks, guess); s.id == id && labels.Equal(s.labels, l) {
+			return guess
+		}
+	}
 	chain := h.byID[id]
 	for r := chain; r != 0; {
 		s := at(h.blocks, r)
 		if labels.Equal(s.labels, l) {
-			return s
+			return r
 		}
 		r = s.next // another series with the same hash
 	}
@@ -183,7 +193,7 @@ func (h *head) find(l series.Labels, id series.ID) *memSeries {
 	m.series = append(m.series, idRef{id, ref})
 	h.names.add(s.labels)
 	h.bytes += seriesBytes + sampleBytes + int64(l.ByteSize())
-	return s
+	return ref
 }
 
 func (h *head) compact(in *series.Sample, record uint32) sample {
