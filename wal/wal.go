@@ -130,8 +130,8 @@ var (
 	ErrUnsupportedVersion = errors.New("unsupported wal version")
 	// ErrRecordTooLarge: a batch is above MaxRecordBytes. It will never fit.
 	ErrRecordTooLarge = errors.New("wal record too large")
-	// ErrFull: no space is left, or Options.MaxBytes is reached; nothing of the group was kept, and the log
-	// can be used again when there is space.
+	// ErrFull: no space is left, or Options.MaxBytes is reached; nothing of the
+	// group was kept, and the log can be used again when there is space.
 	ErrFull = errors.New("no space left for the wal")
 	// ErrFailed: durability is in doubt; nothing is accepted until the log
 	// is opened again.
@@ -343,9 +343,9 @@ func (l *Log) Bytes() int64 {
 // Close waits for Replay to end, seals the active segment and unlocks the
 // directory; a second call does nothing. When Truncate has covered every
 // record it leaves none behind, so that Pending need not say that there may be
-// some. Every record that was acknowledged
-// stays durable whatever it returns, but with SyncDeferred an error means that those since the last Sync
-// may not be.
+// some. Every record that was acknowledged stays durable whatever it returns,
+// but with SyncDeferred an error means that those since the last Sync may not
+// be.
 func (l *Log) Close() error {
 	if err := l.empty(); err != nil && !errors.Is(err, ErrFull) {
 		return fmt.Errorf("close wal: %w", errors.Join(err, l.close()))
