@@ -22,8 +22,8 @@
 // batch and the row; the batches before it stay. INVALID_ARGUMENT is for what
 // will never be accepted, RESOURCE_EXHAUSTED for what comes too fast (trailer
 // retry-after, seconds), UNAVAILABLE for what may pass; a message above the
-// server's bound is gRPC's own RESOURCE_EXHAUSTED, without the trailer. To send a batch again
-// is safe: rows that are there already change nothing.
+// server's bound is gRPC's own RESOURCE_EXHAUSTED, without the trailer. To send
+// a batch again is safe: rows that are there already change nothing.
 //
 // Speed: rows that follow each other in one series are cheapest, and text as
 // dictionaries; batches of 10,000 rows and more make one disk sync cost
