@@ -211,7 +211,9 @@ func (w *Writer) tryPart(ctx context.Context, p *part, ev *FlushEvent) (*txlog.S
 	// COMMIT POINT: a crash before it leaves orphans, one after it leaves WAL
 	// records that recovery skips.
 	start = w.opts.Now()
+	w.commitBegan.Store(&start)
 	snap, err := t.Commit(ctx)
+	w.commitBegan.Store(nil)
 	ev.Commit = w.opts.Now().Sub(start)
 	if err != nil {
 		// A conflict needs another base. An unknown outcome may be a commit,

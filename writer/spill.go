@@ -15,9 +15,14 @@ import (
 // that the head became full. It passes by itself once the store is back.
 var ErrIncomplete = errors.New("acknowledged samples are in the wal only")
 
-// stallAfter is how long one commit of a flush may take before the store
-// counts as out of order: a part of maxPartRows takes a few seconds.
-const stallAfter = time.Minute
+// How long a part of a flush may take, and within it the commit, before the
+// store counts as out of order. A part of maxPartRows takes a few seconds to
+// encode and upload; a commit is one put, which the log offers again and again
+// while its outcome is unknown.
+const (
+	stallAfter       = time.Minute
+	commitStallAfter = 5 * time.Second
+)
 
 // outage reports whether the store does not take flushes: the last one failed,
 // or one hangs. A head that is full is then no reason to refuse batches.
@@ -25,8 +30,10 @@ func (w *Writer) outage() bool {
 	if w.failing.Load() {
 		return true
 	}
-	began := w.flushBegan.Load()
-	return began != nil && w.opts.Now().Sub(*began) > stallAfter
+	since := func(began *time.Time, limit time.Duration) bool {
+		return began != nil && w.opts.Now().Sub(*began) > limit
+	}
+	return since(w.commitBegan.Load(), commitStallAfter) || since(w.flushBegan.Load(), stallAfter)
 }
 
 // take notes that the WAL has a batch and puts it into the head, if there is

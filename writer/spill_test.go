@@ -169,13 +169,23 @@ func TestOutageBeyondTheWAL(t *testing.T) {
 	}
 }
 
-// A store that neither takes a flush nor fails counts as out after a while.
+// A store that neither takes a flush nor fails counts as out after a while; a
+// commit that hangs, sooner.
 func TestStoreThatHangs(t *testing.T) {
+	for _, tc := range []struct {
+		op    storage.Op
+		limit time.Duration
+	}{{storage.OpPut, stallAfter}, {storage.OpPutIfAbsent, commitStallAfter}} {
+		t.Run(string(tc.op), func(t *testing.T) { testStoreThatHangs(t, tc.op, tc.limit) })
+	}
+}
+
+func testStoreThatHangs(t *testing.T, op storage.Op, limit time.Duration) {
 	bubble(t, func(t *testing.T) {
 		w, f, _, stop := runWriter(t, Options{FlushBytes: 16 << 10, MaxHeadBytes: 64 << 10, MaxDelay: time.Millisecond})
 		defer stop()
 		release := make(chan struct{})
-		f.Inject(fault.Fault{Op: storage.OpPut, Mode: fault.Pass, Times: 1, OnCall: func(context.Context, fault.Call) { <-release }})
+		f.Inject(fault.Fault{Op: op, Mode: fault.Pass, Times: 1, OnCall: func(context.Context, fault.Call) { <-release }})
 		fill := func() error {
 			for i := range 10_000 {
 				if err := w.Append(t.Context(), one("m", []string{"i", fmt.Sprint(i)}, at0(int64(i), 1))); err != nil {
@@ -190,9 +200,13 @@ func TestStoreThatHangs(t *testing.T) {
 		if err := fill(); !errors.Is(err, ErrOverloaded) {
 			t.Errorf("a head that is full while a flush has just begun: %v", err)
 		}
-		time.Sleep(stallAfter + time.Second)
+		time.Sleep(limit - time.Second)
+		if err := fill(); !errors.Is(err, ErrOverloaded) {
+			t.Errorf("shortly before %v: %v", limit, err)
+		}
+		time.Sleep(2 * time.Second)
 		if err := fill(); err != nil {
-			t.Errorf("after %v: %v", stallAfter, err)
+			t.Errorf("after %v: %v", limit, err)
 		}
 		close(release)
 		time.Sleep(time.Minute)

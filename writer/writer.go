@@ -292,10 +292,11 @@ type Writer struct {
 	short     atomic.Bool               // the WAL is full
 	stale     atomic.Bool               // batches are refused because of levelZero
 	flushed   atomic.Uint64             // committed
-	// flushBegan is when the commit under way began, nil while there is none;
-	// failing: the last one failed.
-	flushBegan atomic.Pointer[time.Time]
-	failing    atomic.Bool
+	// flushBegan and commitBegan are when the part under way began and when it
+	// was offered to the log, nil while there is none; failing: the last one
+	// failed.
+	flushBegan, commitBegan atomic.Pointer[time.Time]
+	failing                 atomic.Bool
 
 	wake chan struct{} // tells Run that something became due sooner
 
