@@ -122,6 +122,14 @@ func (f *fieldReader) next() bool {
 	if f.at == len(f.message) || f.err != nil {
 		return false
 	}
+	// Nearly every field has a number below 16 and fewer than 128 bytes: a byte
+	// each for the tag and for the length.
+	if m, start := f.message, f.at+2; start <= len(m) && m[f.at]&0x87 == byte(protowire.BytesType) && m[f.at] >= 1<<3 && int(m[f.at+1]) < min(0x80, len(m)-start+1) {
+		f.number, f.typ, f.bits = protowire.Number(m[f.at]>>3), protowire.BytesType, 0
+		f.start, f.end = start, start+int(m[f.at+1])
+		f.at = f.end
+		return true
+	}
 	number, typ, n := protowire.ConsumeTag(f.message[f.at:])
 	if n < 0 {
 		return f.fail(n)
