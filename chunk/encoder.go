@@ -234,7 +234,7 @@ func (e *Encoder) check(name string, s Series) error {
 		return fmt.Errorf("%w: %w: label set of %d bytes", ErrInvalidInput, series.ErrInvalidLabel, n)
 	}
 	for i := range s.Samples {
-		if p := &s.Samples[i]; p.Nanos > maxNanos || len(p.Histogram) > maxValueBytes {
+		if p := &s.Samples[i]; p.Nanos > series.MaxNanos || len(p.Histogram) > maxValueBytes {
 			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), s.Labels)
 		}
 		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Start != 0 && !e.has.start || p.Histogram != nil && !e.has.histogram {

@@ -3,6 +3,8 @@ package chunk
 import (
 	"encoding/binary"
 	"fmt"
+
+	"cardinalsin/series"
 )
 
 // longs decodes a page of a required int64 column into out[:0].
@@ -287,7 +289,7 @@ func (p *pager) nanosDict() error {
 	}
 	for ; len(raw) >= 4; raw = raw[4:] {
 		v := binary.LittleEndian.Uint32(raw)
-		if v == 0 || v > maxNanos {
+		if v == 0 || v > series.MaxNanos {
 			return fmt.Errorf("%w: %d nanoseconds", ErrCorrupt, v)
 		}
 		p.dict = append(p.dict, int32(v))

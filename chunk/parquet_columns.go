@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+
+	"cardinalsin/series"
 )
 
 // codePages writes a column of dictionary codes. A page ends at a multiple of
@@ -191,7 +193,7 @@ func (f *fileWriter) writeStarts(starts []int64) {
 }
 
 func (f *fileWriter) writeNanos(nanos []uint16) {
-	var codes [maxNanos + 1]int32 // by value; 0 is null
+	var codes [series.MaxNanos + 1]int32 // by value; 0 is null
 	for _, v := range nanos {
 		codes[v] = 1
 	}

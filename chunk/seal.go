@@ -14,7 +14,6 @@ const (
 	sealMagic    = "CARDSEAL"
 	sealBytes    = 8 + 8 + 8
 	tailBytes    = 4 + 4 // footer length, magic
-	maxNanos     = 999
 )
 
 // sealFile puts the seal before the footer of a Parquet file. Every offset in

@@ -1,14 +1,11 @@
 package importer
 
 import (
-	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,22 +21,12 @@ import (
 )
 
 func csvParser(path string, o Options) parser {
-	return func(ctx context.Context) iter.Seq2[*part, error] {
-		return func(yield func(*part, error) bool) {
-			f, err := os.Open(path)
-			if err != nil {
-				yield(nil, fmt.Errorf("open: %w", err))
-				return
-			}
-			defer f.Close() //nolint:errcheck // only read
-			in := &recordLimit{in: &contextReader{ctx, f}}
-			r := &csvReader{in: csv.NewReader(in), limit: in, opts: o}
-			r.in.ReuseRecord = true
-			if err := r.run(yield); err != nil {
-				yield(nil, err)
-			}
-		}
-	}
+	return fileParser(path, func(file io.Reader, yield func(*part, error) bool) error {
+		in := &recordLimit{in: file}
+		r := &csvReader{in: csv.NewReader(in), limit: in, opts: o}
+		r.in.ReuseRecord = true
+		return r.run(yield)
+	})
 }
 
 // recordLimit bounds what one record may take: a quote that is never closed
@@ -177,8 +164,8 @@ func (r *csvReader) row(record []string) error {
 	size := 0
 	for _, l := range r.labels {
 		if v := record[l.column]; v != "" {
-			if size += len(l.name) + len(v); size > maxLabelBytes {
-				return fmt.Errorf("%w: label set of more than %d bytes", series.ErrInvalidLabel, maxLabelBytes)
+			if size += len(l.name) + len(v); size > writer.MaxLabelBytes {
+				return fmt.Errorf("%w: label set of more than %d bytes", series.ErrInvalidLabel, writer.MaxLabelBytes)
 			}
 			r.builder.Add(l.name, v)
 		}
@@ -204,7 +191,7 @@ func (r *csvReader) sample(record []string) (s series.Sample, err error) {
 	}
 	if r.nanos >= 0 && record[r.nanos] != "" {
 		n, err := strconv.ParseUint(record[r.nanos], 10, 16)
-		if err != nil || n > maxNanos || n > 0 && s.Nanos > 0 {
+		if err != nil || n > series.MaxNanos || n > 0 && s.Nanos > 0 {
 			return s, fmt.Errorf("%w: %.80q in column %q", writer.ErrInvalidSample, record[r.nanos], chunk.ColumnNanos)
 		}
 		s.Nanos = max(s.Nanos, uint16(n))
@@ -214,7 +201,7 @@ func (r *csvReader) sample(record []string) (s series.Sample, err error) {
 			return s, fmt.Errorf("%w: column %q: %w", ingest.ErrMalformed, chunk.ColumnStart, err)
 		}
 	}
-	return s, checkSample(&s)
+	return s, writer.CheckSample(&s)
 }
 
 // layouts are how programs print times; a fraction is read after any of them.

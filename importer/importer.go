@@ -46,6 +46,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"math"
 	"os"
@@ -254,6 +255,24 @@ func (in *input) hash(ctx context.Context) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
+// fileParser opens the file for each pass and lets run read it, which tells an
+// error, or that there is no more to come.
+func fileParser(path string, run func(file io.Reader, yield func(*part, error) bool) error) parser {
+	return func(ctx context.Context) iter.Seq2[*part, error] {
+		return func(yield func(*part, error) bool) {
+			f, err := os.Open(path)
+			if err != nil {
+				yield(nil, fmt.Errorf("open: %w", err))
+				return
+			}
+			defer f.Close() //nolint:errcheck // only read
+			if err := run(&contextReader{ctx, f}, yield); err != nil {
+				yield(nil, err)
+			}
+		}
+	}
+}
+
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -289,7 +308,7 @@ func check(b series.Batch) error {
 		}
 		b[i].Labels = b[i].Labels.WithoutEmpty()
 		for j := range b[i].Samples {
-			if err := checkSample(&b[i].Samples[j]); err != nil {
+			if err := writer.CheckSample(&b[i].Samples[j]); err != nil {
 				return fmt.Errorf("series %.300s: %w", b[i].Labels, err)
 			}
 		}
@@ -297,28 +316,12 @@ func check(b series.Batch) error {
 	return nil
 }
 
-const (
-	maxLabelBytes     = 1 << 20 // of one label set, as the writer has it
-	maxHistogramBytes = 8 << 20
-	maxNanos          = 999
-)
-
 func checkLabels(l series.Labels) error {
 	if err := series.Validate(l); err != nil {
 		return err
 	}
-	if n := l.ByteSize(); n > maxLabelBytes {
-		return fmt.Errorf("%w: label set of %d bytes, limit %d", series.ErrInvalidLabel, n, maxLabelBytes)
-	}
-	return nil
-}
-
-func checkSample(s *series.Sample) error {
-	if s.Time < series.MinTimestamp || s.Time > series.MaxTimestamp || s.Nanos > maxNanos {
-		return fmt.Errorf("%w: time %d µs and %d ns", writer.ErrInvalidSample, s.Time, s.Nanos)
-	}
-	if n := len(s.Histogram); n > maxHistogramBytes {
-		return fmt.Errorf("%w: histogram of %d bytes, limit %d", writer.ErrInvalidSample, n, maxHistogramBytes)
+	if n := l.ByteSize(); n > writer.MaxLabelBytes {
+		return fmt.Errorf("%w: label set of %d bytes, limit %d", series.ErrInvalidLabel, n, writer.MaxLabelBytes)
 	}
 	return nil
 }

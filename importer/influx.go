@@ -1,12 +1,9 @@
 package importer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"os"
 	"time"
 
 	"cardinalsin/ingest"
@@ -14,41 +11,32 @@ import (
 )
 
 func influxParser(path string, o Options) parser {
-	return func(ctx context.Context) iter.Seq2[*part, error] {
-		return func(yield func(*part, error) bool) {
-			f, err := os.Open(path)
-			if err != nil {
-				yield(nil, fmt.Errorf("open: %w", err))
-				return
+	return fileParser(path, func(file io.Reader, yield func(*part, error) bool) error {
+		in := &countingReader{in: file}
+		undated := false
+		r := lineproto.NewReader(in, lineproto.Options{Unit: o.Unit, MaxSamples: o.partSamples, Now: func() time.Time {
+			undated = undated || o.Time.IsZero()
+			return o.Time
+		}})
+		for {
+			b, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				if n := r.Stats().Strings; n > 0 {
+					o.Logger.Warn("text fields are left out", "file", path, "fields", n, "first", r.Stats().FirstString)
+				}
+				return nil
 			}
-			defer f.Close() //nolint:errcheck // only read
-			in := &countingReader{in: &contextReader{ctx, f}}
-			undated := false
-			r := lineproto.NewReader(in, lineproto.Options{Unit: o.Unit, MaxSamples: o.partSamples, Now: func() time.Time {
-				undated = undated || o.Time.IsZero()
-				return o.Time
-			}})
-			for {
-				b, err := r.Next()
-				if errors.Is(err, io.EOF) {
-					if n := r.Stats().Strings; n > 0 {
-						o.Logger.Warn("text fields are left out", "file", path, "fields", n, "first", r.Stats().FirstString)
-					}
-					return
-				}
-				if err == nil && undated {
-					err = fmt.Errorf("%w: a line without a timestamp", ingest.ErrMalformed)
-				}
-				if err != nil {
-					yield(nil, err)
-					return
-				}
-				if !yield(&part{samples: b, end: in.read, leftOut: int64(r.Stats().Strings)}, nil) {
-					return
-				}
+			if err == nil && undated {
+				err = fmt.Errorf("%w: a line without a timestamp", ingest.ErrMalformed)
+			}
+			if err != nil {
+				return err
+			}
+			if !yield(&part{samples: b, end: in.read, leftOut: int64(r.Stats().Strings)}, nil) {
+				return nil
 			}
 		}
-	}
+	})
 }
 
 // countingReader counts what was read.

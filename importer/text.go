@@ -2,14 +2,11 @@ package importer
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"math"
 	"math/big"
-	"os"
 	"strings"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -35,21 +32,14 @@ const eof = "# EOF\n"
 // textParser reads text line by line in blocks. The blocks end anywhere, so
 // the parts, which end after a number of samples, do not depend on them.
 func textParser(path string, format Format, o Options, sure bool) parser {
-	return func(ctx context.Context) iter.Seq2[*part, error] {
-		return func(yield func(*part, error) bool) {
-			f, err := os.Open(path)
-			if err != nil {
-				yield(nil, fmt.Errorf("open: %w", err))
-				return
-			}
-			defer f.Close() //nolint:errcheck // only read
-			t := &textReader{format: format, opts: o, sure: sure, yield: yield, in: &contextReader{ctx, f}, line: 1, raw: map[string]int{}, kinds: map[string]int{}}
-			t.rows.reset()
-			if err := t.run(); err != nil && !errors.Is(err, errStopped) {
-				yield(nil, err)
-			}
+	return fileParser(path, func(file io.Reader, yield func(*part, error) bool) error {
+		t := &textReader{format: format, opts: o, sure: sure, yield: yield, in: file, line: 1, raw: map[string]int{}, kinds: map[string]int{}}
+		t.rows.reset()
+		if err := t.run(); !errors.Is(err, errStopped) {
+			return err
 		}
-	}
+		return nil
+	})
 }
 
 // errStopped: whoever takes the parts wants no more.
@@ -253,7 +243,7 @@ func (t *textReader) sample(p textparse.Parser, raw []byte, rest string) error {
 	if err := t.time(&s, ms, rest); err != nil {
 		return err
 	}
-	if err := checkSample(&s); err != nil {
+	if err := writer.CheckSample(&s); err != nil {
 		return err
 	}
 	t.rows.add(place, s)

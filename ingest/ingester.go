@@ -184,17 +184,10 @@ func check(b series.Batch) error {
 			return fmt.Errorf("series %d: %.300s: %w", i, b[i].Labels, err)
 		}
 		for j := range b[i].Samples {
-			if err := checkTime(b[i].Samples[j].Time, b[i].Samples[j].Nanos); err != nil {
+			if err := writer.CheckSample(&b[i].Samples[j]); err != nil {
 				return fmt.Errorf("series %d: %.300s: sample %d: %w", i, b[i].Labels, j, err)
 			}
 		}
-	}
-	return nil
-}
-
-func checkTime(t series.Timestamp, nanos uint16) error {
-	if t < series.MinTimestamp || t > series.MaxTimestamp || nanos > 999 {
-		return fmt.Errorf("%w: time %d µs and %d ns", writer.ErrInvalidSample, t, nanos)
 	}
 	return nil
 }

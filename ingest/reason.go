@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"cardinalsin/series"
@@ -61,6 +62,9 @@ var conditions = []struct {
 
 // RetryAfter is what a client is told to wait with 429: about a flush.
 const RetryAfter = 10 * time.Second
+
+// RetryAfterSeconds is RetryAfter as the header of that name wants it.
+var RetryAfterSeconds = strconv.Itoa(int(RetryAfter / time.Second))
 
 // Classify gives the reason of a refusal and the HTTP status that says it: 4xx
 // for what will never be accepted as it is, 429 (with RetryAfter) for what

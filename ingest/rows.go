@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"cardinalsin/series"
+	"cardinalsin/writer"
 )
 
 // ExemplarLabelPrefix marks an exemplar's own labels in the label set of its
@@ -71,7 +72,7 @@ func ExemplarRows(exemplars []series.Exemplar) (series.Batch, error) {
 		e := &exemplars[i]
 		l, err := exemplarLabels(e, &b)
 		if err == nil {
-			err = checkTime(e.Time, e.Nanos)
+			err = writer.CheckSample(&series.Sample{Time: e.Time, Nanos: e.Nanos})
 		}
 		if err != nil {
 			return nil, fmt.Errorf("exemplar %d of %.300s: %w", i, e.Series, err)

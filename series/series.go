@@ -121,6 +121,9 @@ func (r TimeRange) Union(o TimeRange) TimeRange {
 	return TimeRange{Min: min(r.Min, o.Min), Max: max(r.Max, o.Max)}
 }
 
+// MaxNanos is the greatest Sample.Nanos: what is left of a microsecond.
+const MaxNanos = 999
+
 // Sample is one observation of one series.
 type Sample struct {
 	Time Timestamp

@@ -18,12 +18,24 @@ type valid struct {
 }
 
 const (
-	maxNanos = 999
 	// A batch that is accepted must fit a chunk, or no flush after it would
 	// succeed; package chunk takes label sets and histograms of 16 MiB.
-	maxLabelBytes     = 1 << 20
 	maxHistogramBytes = 8 << 20
+	// MaxLabelBytes bounds the text of a label set.
+	MaxLabelBytes = 1 << 20
 )
+
+// CheckSample refuses a sample that a Writer would refuse, and tells why. Its
+// error wraps ErrInvalidSample.
+func CheckSample(s *series.Sample) error {
+	if n := len(s.Histogram); n > maxHistogramBytes {
+		return fmt.Errorf("%w: histogram of %d bytes, limit %d", ErrInvalidSample, n, maxHistogramBytes)
+	}
+	if s.Time < series.MinTimestamp || s.Time > series.MaxTimestamp || s.Nanos > series.MaxNanos {
+		return fmt.Errorf("%w: time %d µs and %d ns", ErrInvalidSample, s.Time, s.Nanos)
+	}
+	return nil
+}
 
 var checkers = sync.Pool{New: func() any { return new(series.Checker) }}
 
@@ -48,16 +60,13 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 			}
 			v.batch[i].Labels = l
 		}
-		if n := l.ByteSize(); n > maxLabelBytes {
-			return valid{}, fmt.Errorf("series %d: %.300s: %w: label set of %d bytes, limit %d", i, l, series.ErrInvalidLabel, n, maxLabelBytes)
+		if n := l.ByteSize(); n > MaxLabelBytes {
+			return valid{}, fmt.Errorf("series %d: %.300s: %w: label set of %d bytes, limit %d", i, l, series.ErrInvalidLabel, n, MaxLabelBytes)
 		}
 		for j := range b[i].Samples {
 			s := &b[i].Samples[j]
-			if len(s.Histogram) > maxHistogramBytes {
-				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w: histogram of %d bytes, limit %d", i, l, j, ErrInvalidSample, len(s.Histogram), maxHistogramBytes)
-			}
-			if s.Time < series.MinTimestamp || s.Time > series.MaxTimestamp || s.Nanos > maxNanos {
-				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w: time %d µs and %d ns", i, l, j, ErrInvalidSample, s.Time, s.Nanos)
+			if err := CheckSample(s); err != nil {
+				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w", i, l, j, err)
 			}
 			minTime, maxTime = min(minTime, s.Time), max(maxTime, s.Time)
 			if s.Histogram != nil {

@@ -55,7 +55,7 @@ func TestAppendRefuses(t *testing.T) {
 		"least integer":       {series.Series{Labels: rawLabels(series.MetricName, "up"), Samples: []series.Sample{{Time: math.MinInt64}}}, ErrInvalidSample},
 		"1000 nanoseconds":    {series.Series{Labels: rawLabels(series.MetricName, "up"), Samples: []series.Sample{{Time: day, Nanos: 1000}}}, ErrInvalidSample},
 		"too many days":       {series.Series{Labels: rawLabels(series.MetricName, "up"), Samples: scattered}, ErrTooManyPartitions},
-		"label set too large": {series.Series{Labels: rawLabels(series.MetricName, "up", "x", strings.Repeat("x", maxLabelBytes)), Samples: ok}, series.ErrInvalidLabel},
+		"label set too large": {series.Series{Labels: rawLabels(series.MetricName, "up", "x", strings.Repeat("x", MaxLabelBytes)), Samples: ok}, series.ErrInvalidLabel},
 		"histogram too large": {series.Series{Labels: rawLabels(series.MetricName, "up"), Samples: []series.Sample{{Time: day, Histogram: make([]byte, maxHistogramBytes+1)}}}, ErrInvalidSample},
 		"batch too large": {series.Series{Labels: rawLabels(series.MetricName, "up"), Samples: slices.Repeat([]series.Sample{{
 			Time: day, Histogram: make([]byte, maxHistogramBytes),
@@ -147,7 +147,7 @@ func TestAcceptedIsFlushable(t *testing.T) {
 			want.add(s.Labels.WithoutEmpty(), s.Samples)
 		}
 	}
-	big := strings.Repeat("x", maxLabelBytes-64)
+	big := strings.Repeat("x", MaxLabelBytes-64)
 	send(t, series.Batch{
 		{Labels: rawLabels(series.MetricName, "big", "x", big), Samples: []series.Sample{at0(0, 1)}},
 		{Labels: rawLabels(series.MetricName, "big", big, "x"), Samples: []series.Sample{at0(0, 1)}},

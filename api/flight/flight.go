@@ -39,9 +39,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/flight"
@@ -228,7 +226,7 @@ func (s *service) status(stream grpc.ServerStream, err error) error {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
 		return status.Error(codes.InvalidArgument, err.Error())
 	case http.StatusTooManyRequests:
-		stream.SetTrailer(metadata.Pairs("retry-after", strconv.Itoa(int(ingest.RetryAfter/time.Second))))
+		stream.SetTrailer(metadata.Pairs("retry-after", ingest.RetryAfterSeconds))
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	s.opts.Logger.Error("flight put failed", "err", err)

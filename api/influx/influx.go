@@ -23,9 +23,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -134,7 +132,7 @@ func (h *handler) write(errorBody errorBody) http.HandlerFunc {
 		}
 		reason, status := ingest.Classify(err)
 		if status == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(ingest.RetryAfter.Seconds()))))
+			w.Header().Set("Retry-After", ingest.RetryAfterSeconds)
 		}
 		if status >= http.StatusInternalServerError {
 			h.opts.Logger.Warn("write failed", "protocol", ingest.Influx, "reason", reason, "err", err)

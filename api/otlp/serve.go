@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"mime"
 	"net/http"
-	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -54,7 +52,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		code := r.fail(err)
 		if code == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(ingest.RetryAfter.Seconds()))))
+			w.Header().Set("Retry-After", ingest.RetryAfterSeconds)
 		}
 		answer := grpcStatus(err).Proto()
 		if contentType == typeJSON {

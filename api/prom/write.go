@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -227,7 +226,7 @@ func (s *writeStore) Store(r *http.Request, t remote.WriteMessageType) (*remote.
 		}
 		resp.SetStatusCode(code)
 		if code == http.StatusTooManyRequests {
-			resp.SetExtraHeader(retryAfter, retryAfterSeconds)
+			resp.SetExtraHeader(retryAfter, ingest.RetryAfterSeconds)
 		}
 	}
 	return resp, err
@@ -267,11 +266,9 @@ const statusGone = 499
 
 const retryAfter = "Retry-After"
 
-var retryAfterSeconds = strconv.Itoa(int(ingest.RetryAfter / time.Second))
-
 // retryLater tells a client that comes too fast when to come again.
 func retryLater(h http.Header, code int) {
 	if code == http.StatusTooManyRequests {
-		h.Set(retryAfter, retryAfterSeconds)
+		h.Set(retryAfter, ingest.RetryAfterSeconds)
 	}
 }
