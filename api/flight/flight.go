@@ -51,6 +51,7 @@ import (
 
 	"cardinalsin/ingest"
 	"cardinalsin/internal/arrowbatch"
+	"cardinalsin/internal/flightguard"
 )
 
 // Options configure the service; the zero value is useful.
@@ -124,16 +125,19 @@ func (s *service) DoPut(stream flight.FlightService_DoPutServer) error {
 	return nil
 }
 
+// limits are those of a stream of samples.
+var limits = flightguard.Limits{Rows: arrowbatch.MaxRows, Bytes: 128 << 20}
+
 // put takes the batches of a stream until it ends, and tells how far it came.
 func (s *service) put(stream flight.FlightService_DoPutServer, acks *acks) (done progress, err error) {
-	in := &guard{stream: stream, dictionaries: map[int64]int64{}}
+	in := flightguard.New(stream, limits)
 	reader, err := flight.NewRecordReader(in, ipc.WithAllocator(in))
 	if err != nil {
 		return done, s.decodeError(in, err)
 	}
 	defer reader.Release()
-	in.expect(reader.Schema())
-	if err := s.checkDescriptor(in.descriptor); err != nil {
+	in.Expect(reader.Schema())
+	if err := s.checkDescriptor(in.Descriptor()); err != nil {
 		s.refuse(err)
 		return done, err
 	}
@@ -175,14 +179,14 @@ func (s *service) append(ctx context.Context, tenant string, c *arrowbatch.Conve
 
 // decodeError is why the stream could not be read on: it ended, our own checks
 // refused a message, or arrow-go did.
-func (s *service) decodeError(in *guard, err error) error {
+func (s *service) decodeError(in *flightguard.Guard, err error) error {
 	switch {
-	case status.Code(in.streamErr) == codes.ResourceExhausted:
-		err = fmt.Errorf("%w: %s", ingest.ErrTooLarge, status.Convert(in.streamErr).Message())
-	case in.streamErr != nil:
-		return in.streamErr // a client that is gone was refused nothing
-	case in.refusal != nil:
-		err = in.refusal
+	case status.Code(in.StreamErr()) == codes.ResourceExhausted:
+		err = fmt.Errorf("%w: %s", ingest.ErrTooLarge, status.Convert(in.StreamErr()).Message())
+	case in.StreamErr() != nil:
+		return in.StreamErr() // a client that is gone was refused nothing
+	case in.Refusal() != nil:
+		err = in.Refusal()
 	case errors.Is(err, ingest.ErrTooLarge): // by our allocator
 	default:
 		err = fmt.Errorf("%w: %w", ingest.ErrMalformed, err)

@@ -20,6 +20,7 @@ import (
 	"cardinalsin/ingest"
 	"cardinalsin/ingest/ingesttest"
 	"cardinalsin/internal/arrowbatch"
+	"cardinalsin/internal/flightguard"
 )
 
 // messages are the FlightData messages of a stream.
@@ -262,13 +263,13 @@ func FuzzPut(f *testing.F) {
 	}
 	head := messages(f, schema, nil, record(f, schema, rows))[0]
 	f.Fuzz(func(t *testing.T, dictHeader, dictBody, header, body []byte) {
-		in := &guard{dictionaries: map[int64]int64{}, stream: &replay{head, {DataHeader: dictHeader, DataBody: dictBody}, {DataHeader: header, DataBody: body}}}
+		in := flightguard.New(&replay{head, {DataHeader: dictHeader, DataBody: dictBody}, {DataHeader: header, DataBody: body}}, limits)
 		r, err := flight.NewRecordReader(in, ipc.WithAllocator(in))
 		if err != nil {
 			t.Fatal(err) // the schema is sound
 		}
 		defer r.Release()
-		in.expect(r.Schema())
+		in.Expect(r.Schema())
 		c, err := arrowbatch.New(r.Schema())
 		if err != nil {
 			t.Fatal(err)

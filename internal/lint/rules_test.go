@@ -44,8 +44,8 @@ var layers = [][]string{
 	{"planner"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
 	{"sqlengine", "ingest"},
-	{"", "ingest/ingesttest", "internal/httpbody", "internal/lineproto", "internal/arrowbatch", "internal/nativehist"}, // the module's root: wiring; and what stands in for it in tests
-	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "importer", "scrape", "console"},
+	{"", "ingest/ingesttest", "internal/httpbody", "internal/lineproto", "internal/arrowbatch", "internal/flightguard", "internal/nativehist"}, // the module's root: wiring; and what stands in for it in tests
+	{"api/prom", "api/otlp", "api/influx", "api/sql", "api/flight", "api/flightsql", "importer", "scrape", "console"},
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},

@@ -1,4 +1,12 @@
-package flight
+// Package flightguard reads the messages of an Arrow Flight stream before
+// arrow-go does, which allocates what a message claims, and refuses claims
+// beyond given bounds.
+//
+// It stands on layer 7, below the protocols that take record batches.
+//
+// INVARIANT: for one message, arrow-go allocates at most twice Limits.Bytes.
+// It must never refuse what a well-behaved writer sends within the bounds.
+package flightguard
 
 import (
 	"encoding/binary"
@@ -13,38 +21,52 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"cardinalsin/ingest"
-	"cardinalsin/internal/arrowbatch"
 )
 
-const (
-	// maxExpanded bounds the bytes that the buffers of one message say they
-	// decompress to.
-	maxExpanded = 128 << 20
-	// maxDictionaries bounds the dictionaries that a stream has at one time.
-	maxDictionaries = 128 << 20
-	// maxAllocated bounds what arrow-go allocates for one message, rounded up
-	// and joined as it may be.
-	maxAllocated = 2 * maxExpanded
-	// maxWindow bounds zstd's memory; Arrow's writers use far less.
-	maxWindow = 8 << 20
-)
+// maxWindow bounds zstd's memory; Arrow's writers use far less.
+const maxWindow = 8 << 20
 
-// guard reads a stream's messages before arrow-go does, which allocates what a
-// message claims: it refuses claims beyond the bounds.
-type guard struct {
+// Limits bound a stream; all must be set.
+type Limits struct {
+	// Rows are those of one message.
+	Rows int64
+	// Bytes bounds what the buffers of one message say they decompress to, and
+	// the dictionaries that the stream has at one time.
+	Bytes int64
+}
+
+// Guard reads one stream. It is a flight.DataStreamReader and the
+// memory.Allocator with which arrow-go must decode what it returns, and is used
+// by one goroutine.
+type Guard struct {
 	stream       flight.DataStreamReader
+	limits       Limits
 	descriptor   *flight.FlightDescriptor // of the first message
 	began        bool
 	dictionaries map[int64]int64 // by id, bytes
 	buffers      int             // that the schema needs of a record batch; -1 if that varies
-	allocated    int             // bytes, by arrow-go for the message at hand
+	allocated    int64           // bytes, by arrow-go for the message at hand
 
 	streamErr error // of the stream, other than its end
 	refusal   error // of a message, by us
 }
 
+// New guards a stream.
+func New(stream flight.DataStreamReader, limits Limits) *Guard {
+	return &Guard{stream: stream, limits: limits, dictionaries: map[int64]int64{}}
+}
+
+// Descriptor is that of the first message, nil if it has none.
+func (g *Guard) Descriptor() *flight.FlightDescriptor { return g.descriptor }
+
+// StreamErr is why the stream itself failed, other than by its end.
+func (g *Guard) StreamErr() error { return g.streamErr }
+
+// Refusal is why a message was refused. It wraps an error of package ingest.
+func (g *Guard) Refusal() error { return g.refusal }
+
 // Recv implements flight.DataStreamReader.
-func (g *guard) Recv() (*flight.FlightData, error) {
+func (g *Guard) Recv() (*flight.FlightData, error) {
 	data, err := g.stream.Recv()
 	if err != nil {
 		if !errors.Is(err, io.EOF) {
@@ -68,15 +90,16 @@ func (g *guard) Recv() (*flight.FlightData, error) {
 
 // Allocate implements memory.Allocator, as the last line of defence: a panic
 // with an error is what arrow-go's reader makes an error of.
-func (g *guard) Allocate(size int) []byte {
-	if g.allocated += size; size < 0 || size > maxAllocated || g.allocated > maxAllocated {
-		panic(fmt.Errorf("%w: a message needs more than %d bytes", ingest.ErrTooLarge, maxAllocated))
+func (g *Guard) Allocate(size int) []byte {
+	most := 2 * g.limits.Bytes // buffers are rounded up, and joined
+	if g.allocated += int64(size); size < 0 || int64(size) > most || g.allocated > most {
+		panic(fmt.Errorf("%w: a message needs more than %d bytes", ingest.ErrTooLarge, most))
 	}
 	return memory.DefaultAllocator.Allocate(size)
 }
 
 // Reallocate implements memory.Allocator.
-func (g *guard) Reallocate(size int, b []byte) []byte {
+func (g *Guard) Reallocate(size int, b []byte) []byte {
 	if size <= cap(b) {
 		return memory.DefaultAllocator.Reallocate(size, b)
 	}
@@ -86,11 +109,11 @@ func (g *guard) Reallocate(size int, b []byte) []byte {
 }
 
 // Free implements memory.Allocator.
-func (g *guard) Free(b []byte) { memory.DefaultAllocator.Free(b) }
+func (g *Guard) Free(b []byte) { memory.DefaultAllocator.Free(b) }
 
-// expect takes the schema, which tells how many buffers a record batch has.
+// Expect takes the schema, which tells how many buffers a record batch has.
 // arrow-go reads as many, whether the message has them or not.
-func (g *guard) expect(schema *arrow.Schema) {
+func (g *Guard) Expect(schema *arrow.Schema) {
 	g.buffers = 0
 	for _, f := range schema.Fields() {
 		n := buffersOf(f.Type)
@@ -147,7 +170,7 @@ const (
 
 // check refuses a message that claims too much. Flatbuffers that point outside
 // themselves panic.
-func (g *guard) check(header, body []byte) (err error) {
+func (g *Guard) check(header, body []byte) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: message header: %v", ingest.ErrMalformed, r)
@@ -169,14 +192,14 @@ func (g *guard) check(header, body []byte) (err error) {
 		}
 	}
 	rows := records.GetInt64Slot(slotLength, 0)
-	if rows < 0 || rows > arrowbatch.MaxRows {
-		return fmt.Errorf("%w: %d rows in a message, at most %d", ingest.ErrTooLarge, rows, arrowbatch.MaxRows)
+	if rows < 0 || rows > g.limits.Rows {
+		return fmt.Errorf("%w: %d rows in a message, at most %d", ingest.ErrTooLarge, rows, g.limits.Rows)
 	}
 	need := textBuffers // of a dictionary
 	if kind == kindRecords || g.buffers < 0 {
 		need = g.buffers
 	}
-	size, err := expanded(records, body, need)
+	size, err := expanded(records, body, need, g.limits)
 	if err != nil {
 		return err
 	}
@@ -192,8 +215,8 @@ func (g *guard) check(header, body []byte) (err error) {
 	for _, n := range g.dictionaries {
 		total += n
 	}
-	if total > maxDictionaries {
-		return fmt.Errorf("%w: dictionaries of %d bytes, at most %d in one stream", ingest.ErrTooLarge, total, maxDictionaries)
+	if total > g.limits.Bytes {
+		return fmt.Errorf("%w: dictionaries of %d bytes, at most %d in one stream", ingest.ErrTooLarge, total, g.limits.Bytes)
 	}
 	return nil
 }
@@ -212,7 +235,7 @@ func child(t flatbuffers.Table, slot flatbuffers.VOffsetT) (flatbuffers.Table, b
 
 // expanded is the size of a message's buffers once they are decompressed. need
 // is how many there must be at least.
-func expanded(records flatbuffers.Table, body []byte, need int) (int64, error) {
+func expanded(records flatbuffers.Table, body []byte, need int, limits Limits) (int64, error) {
 	compression, ok := child(records, slotCompression)
 	if !ok {
 		return int64(len(body)), nil
@@ -242,12 +265,12 @@ func expanded(records flatbuffers.Table, body []byte, need int) (int64, error) {
 		if size == -1 { // not compressed
 			size = length
 		} else if codec == codecZstd {
-			if err := checkZstd(data[8:]); err != nil {
+			if err := checkZstd(data[8:], limits); err != nil {
 				return 0, err
 			}
 		}
-		if size < 0 || size > maxExpanded || total+size > maxExpanded {
-			return 0, fmt.Errorf("%w: a message decompresses to more than %d bytes", ingest.ErrTooLarge, maxExpanded)
+		if size < 0 || size > limits.Bytes || total+size > limits.Bytes {
+			return 0, fmt.Errorf("%w: a message decompresses to more than %d bytes", ingest.ErrTooLarge, limits.Bytes)
 		}
 		total += size
 	}
@@ -256,7 +279,7 @@ func expanded(records flatbuffers.Table, body []byte, need int) (int64, error) {
 
 // checkZstd accepts one frame with a small window: a decoder allocates the
 // window of each frame that it meets.
-func checkZstd(data []byte) error {
+func checkZstd(data []byte, limits Limits) error {
 	var h zstd.Header
 	if err := h.Decode(data); err != nil {
 		return fmt.Errorf("%w: zstd: %w", ingest.ErrMalformed, err)
@@ -266,7 +289,7 @@ func checkZstd(data []byte) error {
 	}
 	window, limit := h.WindowSize, uint64(maxWindow)
 	if h.SingleSegment {
-		window, limit = h.FrameContentSize, maxExpanded
+		window, limit = h.FrameContentSize, uint64(limits.Bytes)
 	}
 	if window > limit {
 		return fmt.Errorf("%w: zstd: window of %d bytes, at most %d", ingest.ErrTooLarge, window, limit)
