@@ -60,6 +60,7 @@ type Options struct {
 	WAL       wal.Options
 	Writer    writer.Options
 	Compactor compactor.Options
+	Pins      lease.Options
 	// OnCall, if set, hears of every store request.
 	OnCall func(meter.Event)
 	// Logger is passed to every part. Default discards.
@@ -185,7 +186,7 @@ func open(ctx context.Context, store *meter.Store, opts Options, mayCreate bool)
 		return nil, fmt.Errorf("name this host: %w", err)
 	}
 	holder := fmt.Sprintf("%s/%d", host, os.Getpid())
-	db.Pins = lease.NewPins(db.Meter, db.PinPrefix(), holder, lease.Options{})
+	db.Pins = lease.NewPins(db.Meter, db.PinPrefix(), holder, opts.Pins)
 	if opts.WALDir != "" {
 		if err := db.openWriter(ctx); err != nil {
 			return nil, err
