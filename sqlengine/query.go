@@ -107,7 +107,8 @@ type group struct {
 	where predicate
 }
 
-// open parses and checks a statement and waits for the memory it may use.
+// open parses and checks a statement and waits for the memory it may use. A dry
+// one may leave its parameters open.
 func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*query, error) {
 	opts.within(&e.opts)
 	q := &query{engine: e, opts: opts, sql: sql, deadline: time.Now().Add(opts.Timeout)}
@@ -118,7 +119,13 @@ func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*quer
 		return nil, q.typed(ctx, err)
 	}
 	q.statement = s
-	if err := q.group(ctx); err != nil {
+	bound := false
+	if !opts.dry || len(opts.Arguments) > 0 {
+		if bound, err = e.parser.bind(ctx, s, opts.Arguments); err != nil {
+			return nil, q.typed(ctx, err)
+		}
+	}
+	if err := q.group(ctx, bound || s.qualified); err != nil {
 		return nil, q.typed(ctx, err)
 	}
 	if err := e.memory.Acquire(ctx, opts.MemoryBytes); err != nil {
@@ -170,16 +177,20 @@ type versionKey struct {
 
 // group sorts the references by table and version, and names DuckDB's views.
 // Without AT clauses the views have the names that the statement uses, and it
-// runs as it was written; with them the parse tree gets the views' names.
-func (q *query) group(ctx context.Context) error {
+// runs as it was written; with them, or where the tree has changed (rewrite),
+// the parse tree gets the views' names.
+func (q *query) group(ctx context.Context, rewrite bool) error {
 	byKey := map[string]*group{}
-	rewrite := false
 	for _, ref := range q.statement.refs {
 		at, key := q.opts.At, versionKey{}
 		if ref.at != nil {
-			var err error
-			if at, key, err = q.engine.parser.pointInTime(ctx, ref.at); err != nil {
-				return err
+			open := false // a parameter without a value: any version has the columns
+			collect(ref.at.expression, func(object) { open = true })
+			if !open {
+				var err error
+				if at, key, err = q.engine.parser.pointInTime(ctx, ref.at); err != nil {
+					return err
+				}
 			}
 			rewrite = true
 		}
@@ -198,6 +209,7 @@ func (q *query) group(ctx context.Context) error {
 	for _, g := range q.groups {
 		for _, ref := range g.refs {
 			ref.node["table_name"], ref.node["alias"], ref.node["at_clause"] = g.name, ref.alias, nil
+			ref.node["schema_name"], ref.node["catalog_name"] = "", ""
 		}
 	}
 	sql, err := q.engine.parser.text(ctx, q.statement.tree)
@@ -211,6 +223,9 @@ func (q *query) group(ctx context.Context) error {
 // pointInTime evaluates an AT clause.
 func (p *parser) pointInTime(ctx context.Context, c *atClause) (txlog.At, versionKey, error) {
 	fail := func(err error) (txlog.At, versionKey, error) { return txlog.At{}, versionKey{}, err }
+	if dependsOnRows(c.expression) {
+		return fail(fmt.Errorf("%w: AT takes a constant", ErrSyntax))
+	}
 	text, err := p.text(ctx, selectTree([]any{c.expression}, object{"type": "EMPTY"}, nil))
 	if err != nil {
 		return fail(err)
@@ -324,7 +339,9 @@ func (q *query) plan(ctx context.Context, g *group, sources []source) ([]source,
 	case kindShards:
 		list, err = shardsListing(g.view)
 	case kindLog:
-		list, err = q.engine.logListing(ctx, g.view)
+		if list = newLogListing(); !q.opts.dry {
+			err = q.engine.fillLog(ctx, g.view, list)
+		}
 	default:
 		return q.planRows(ctx, g, sources)
 	}
@@ -346,6 +363,9 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 		return nil, err
 	}
 	g.rows = t
+	if q.opts.dry {
+		return sources, nil
+	}
 	if t.layout == nil {
 		return q.planForeign(ctx, t, sources)
 	}
@@ -390,10 +410,12 @@ func (q *query) narrow(ctx context.Context, g *group) error {
 // statement knows it.
 func (q *query) create(ctx context.Context, g *group) error {
 	body := fmt.Sprintf("SELECT * FROM %s(%d)", scanFunction, g.source)
-	if g.rows != nil && g.rows.layout == nil {
-		if g.kind == kindSeries {
-			return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
-		}
+	if g.kind == kindSeries && g.rows.layout == nil {
+		return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
+	}
+	if g.rows != nil && q.opts.dry {
+		body = g.rows.empty()
+	} else if g.rows != nil && g.rows.layout == nil {
 		var err error
 		if body, err = g.rows.foreignSQL(ctx, q.engine, q.db); err != nil {
 			return err
@@ -448,10 +470,6 @@ func (q *query) run(ctx context.Context) (*Rows, error) {
 	if kind := duckdb.PreparedStatementType(p); kind != duckdb.StatementTypeSelect {
 		duckdb.DestroyPrepare(&p)
 		return nil, fmt.Errorf("%w: statement of type %d", ErrNotAllowed, kind)
-	}
-	if duckdb.NParams(p) > 0 {
-		duckdb.DestroyPrepare(&p)
-		return nil, fmt.Errorf("%w: the statement has parameters", ErrSyntax)
 	}
 	c, err := q.db.start(ctx, p)
 	if err != nil {

@@ -143,6 +143,11 @@ type QueryOptions struct {
 	MemoryBytes int64
 	MaxRows     int64
 	MaxBytes    int64
+	// Arguments are the values of the statement's parameters, in order: nil,
+	// bool, string, int64, uint64, float64, []byte, time.Time.
+	Arguments []any
+
+	dry bool // the tables have their columns and no rows
 }
 
 // within lowers the engine's limits to those of the query.

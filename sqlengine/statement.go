@@ -16,6 +16,8 @@ type statement struct {
 	sql  string
 	tree any // DuckDB's parse tree, as json_serialize_sql gives it
 	refs []*tableRef
+	// qualified: a table has its schema's name before its own.
+	qualified bool
 }
 
 // tableRef is one place of a statement that names a table of ours.
@@ -217,6 +219,11 @@ func (c *checker) table(n object, sees *scope) error {
 	at, _ := n["at_clause"].(object)
 	where := c.where
 	c.where = nil
+	inside := lower(schema) == Schema && (catalog == "" || lower(catalog) == Catalog)
+	if kind, ok := c.names[lower(name)]; ok && inside {
+		c.statement.qualified = true
+		return c.reference(n, name, kind, at, where, sees)
+	}
 	if schema == "" && catalog == "" {
 		if sees.has(lower(name)) {
 			if at != nil {
@@ -244,9 +251,6 @@ func (c *checker) reference(n object, name string, kind tableKind, at object, wh
 		ref.at = &atClause{unit: strings.ToUpper(unit), expression: at["expr"]}
 		if err := c.walk(at["expr"], sees); err != nil {
 			return err
-		}
-		if dependsOnRows(at["expr"]) {
-			return fmt.Errorf("%w: AT takes a constant", ErrSyntax)
 		}
 	}
 	c.statement.refs = append(c.statement.refs, ref)

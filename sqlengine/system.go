@@ -155,15 +155,18 @@ func shardsListing(view *reader.View) (*listing, error) {
 // request.
 const maxLogVersions = 1000
 
-// logListing is <table>_log: the history up to a version, newest first, as
-// far as it is kept.
-func (e *Engine) logListing(ctx context.Context, view *reader.View) (*listing, error) {
-	l := &listing{list: []sourceColumn{
+// newLogListing is <table>_log without its rows.
+func newLogListing() *listing {
+	return &listing{list: []sourceColumn{
 		{"version", kindBigInt}, {"timestamp", kindTimestamp}, {"operation", kindText},
 		{"files_added", kindBigInt}, {"files_removed", kindBigInt},
 		{"rows_added", kindBigInt}, {"bytes_added", kindBigInt}, {"bytes_removed", kindBigInt},
 		{"transaction", kindText}, {"engine", kindText},
 	}}
+}
+
+// fillLog adds the history up to a version, newest first, as far as it is kept.
+func (e *Engine) fillLog(ctx context.Context, view *reader.View, l *listing) error {
 	last, log := view.Version(), e.reader.Log()
 	for v := last; v >= 0 && last-v < maxLogVersions; v -= fetches {
 		commits := make([]*action.Commit, min(fetches, int(v)+1))
@@ -182,16 +185,16 @@ func (e *Engine) logListing(ctx context.Context, view *reader.View) (*listing, e
 			})
 		}
 		if err := group.Wait(); err != nil {
-			return nil, err
+			return err
 		}
 		for i, c := range commits {
 			if c == nil {
-				return l, nil
+				return nil
 			}
 			l.cells = append(l.cells, logRow(v-action.Version(i), c))
 		}
 	}
-	return l, nil
+	return nil
 }
 
 func logRow(v action.Version, c *action.Commit) []any {

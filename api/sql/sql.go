@@ -263,6 +263,7 @@ func statusOf(err error) (status int, code string) {
 		{action.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
 		{deletion.ErrCorrupt, http.StatusInternalServerError, "corrupt"},
 		{chunk.ErrTags, http.StatusInternalServerError, "corrupt"},
+		{sqlengine.ErrArgument, http.StatusBadRequest, "bad_request"},
 		{sqlengine.ErrSyntax, http.StatusBadRequest, "syntax"},
 		{sqlengine.ErrNotAllowed, http.StatusUnprocessableEntity, "not_allowed"},
 		{sqlengine.ErrTooLarge, http.StatusUnprocessableEntity, "too_large"},
