@@ -97,7 +97,7 @@ type DB struct {
 	wal  *wal.Log
 
 	mu       sync.Mutex // guards what follows
-	attached map[any]any
+	attached map[any]*attachment
 	detach   []func() error
 }
 
@@ -291,22 +291,38 @@ func (db *DB) Vacuum(ctx context.Context, opts vacuum.Options) (vacuum.Report, e
 // if it is not nil, before the table is closed.
 func (db *DB) Attach(key any, build func() (v any, close func() error, err error)) (any, error) {
 	db.mu.Lock()
-	defer db.mu.Unlock()
-	if v, ok := db.attached[key]; ok {
-		return v, nil
+	a, ok := db.attached[key]
+	if !ok {
+		if db.attached == nil {
+			db.attached = map[any]*attachment{}
+		}
+		a = &attachment{}
+		db.attached[key] = a
+	}
+	db.mu.Unlock()
+	a.mu.Lock() // and not db's: what is built may stand on what is attached, too
+	defer a.mu.Unlock()
+	if a.built {
+		return a.v, nil
 	}
 	v, detach, err := build()
 	if err != nil {
 		return nil, err
 	}
-	if db.attached == nil {
-		db.attached = map[any]any{}
-	}
-	db.attached[key] = v
+	a.v, a.built = v, true
 	if detach != nil {
+		db.mu.Lock()
+		defer db.mu.Unlock()
 		db.detach = append(db.detach, detach)
 	}
 	return v, nil
+}
+
+// attachment is what a caller has built over the table.
+type attachment struct {
+	mu    sync.Mutex // guards what follows; held while it is built
+	v     any
+	built bool
 }
 
 // Close closes what is attached, flushes the head, does the log's upkeep, and

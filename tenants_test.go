@@ -382,10 +382,16 @@ func TestAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	built, closed := 0, 0
+	built, closed, below := 0, 0, false
 	for range 2 {
 		v, err := db.Attach("key", func() (any, func() error, error) {
 			built++
+			// It stands on something else, which must outlive it.
+			if _, err := db.Attach("below", func() (any, func() error, error) {
+				return nil, func() error { below = closed == 1; return nil }, nil
+			}); err != nil {
+				t.Error(err)
+			}
 			return built, func() error { closed++; return nil }, nil
 		})
 		if err != nil || v != 1 {
@@ -394,8 +400,8 @@ func TestAttach(t *testing.T) {
 	}
 	release()
 	closeTenants(t, tn)
-	if built != 1 || closed != 1 {
-		t.Errorf("built %d times, closed %d times", built, closed)
+	if built != 1 || closed != 1 || !below {
+		t.Errorf("built %d times, closed %d times, before what it stands on: %v", built, closed, below)
 	}
 }
 

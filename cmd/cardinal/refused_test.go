@@ -91,7 +91,7 @@ func TestCarelessStoreIsRefused(t *testing.T) {
 	url := "s3://bucket/?endpoint=" + srv.URL + "&region=us-east-1&path_style=true"
 	for _, args := range [][]string{
 		{"cardinal", "probe", "--store", url},
-		{"cardinal", "server", "--store", url, "--wal-dir", t.TempDir(), "--http", "127.0.0.1:0"},
+		{"cardinal", "server", "--store", url, "--wal-dir", t.TempDir(), "--http", "127.0.0.1:0", "--flight-sql", ""},
 	} {
 		t.Run(args[1], func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

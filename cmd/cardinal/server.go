@@ -13,8 +13,10 @@ import (
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
+	"google.golang.org/grpc"
 
 	"cardinalsin"
+	"cardinalsin/api/flightsql"
 	"cardinalsin/api/prom"
 	sqlapi "cardinalsin/api/sql"
 	"cardinalsin/cmd/internal/cli"
@@ -34,6 +36,7 @@ func serverCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "roles", Value: "writer,query,maintain", Usage: "comma-separated `ROLES` of this process"},
 			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for files of remote stores"},
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache in `BYTES`"},
+			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
 			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
 		),
@@ -59,6 +62,8 @@ func serverCommand() *ucli.Command {
 type serverOptions struct {
 	daemon.Options
 	CacheBytes int64
+	// FlightSQL is an address to listen on, empty for none.
+	FlightSQL string
 	// NoQuery leaves that role to other processes.
 	NoQuery bool
 	// StartTimestamps is that of prom.Options.
@@ -70,7 +75,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 	if err != nil {
 		return serverOptions{}, err
 	}
-	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
+	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
 	o.Tables.CacheDir = c.String("cache-dir")
 	o.Tables.Compactor.Interval = c.Duration("compact-every")
 	writes := false
@@ -112,12 +117,21 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 	}
 	logger := o.Tables.Logger
 	d.Handle("/api/v1/sql", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
-		engine, err := s.files.engine(context.WithoutCancel(ctx), db)
+		engine, err := s.engine(ctx, db)
 		if err != nil {
 			return nil, nil, err
 		}
-		return sqlapi.Handler(engine, sqlapi.Options{Logger: logger}), func() error { engine.Close(); return nil }, nil
+		return sqlapi.Handler(engine, sqlapi.Options{Logger: logger}), nil, nil
 	}, refuseSQL))
+	if o.FlightSQL != "" {
+		const maxMessage = 16 << 20 // a statement and its parameters
+		err := d.ServeGRPC("flight_sql", o.FlightSQL, maxMessage, func(g *grpc.Server) {
+			flightsql.Register(g, s.openTenant, flightsql.Options{Version: cli.Version(), Logger: logger})
+		})
+		if err != nil {
+			return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)), s.files.close())
+		}
+	}
 	d.Handle("/api/v1/", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
 		side := func(table string) prom.SideTable {
 			return func(ctx context.Context) (*reader.Reader, func(), error) {
@@ -138,6 +152,41 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 		return prom.Handler(o), nil, nil
 	}, refuseProm))
 	return s, nil
+}
+
+// engineKey is that of a table's SQL engine among what is attached to it.
+type engineKey struct{}
+
+// engine is the SQL engine of a table, one for all protocols.
+func (s *server) engine(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, error) {
+	v, err := db.Attach(engineKey{}, func() (any, func() error, error) {
+		engine, err := s.files.engine(context.WithoutCancel(ctx), db)
+		if err != nil {
+			return nil, nil, err
+		}
+		return engine, func() error { engine.Close(); return nil }, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*sqlengine.Engine), nil
+}
+
+// openTenant implements flightsql.Open.
+func (s *server) openTenant(ctx context.Context, tenant string) (flightsql.Engine, func(), error) {
+	db, release, err := s.Tenants.Get(ctx, tenant, "")
+	if errors.Is(err, cardinalsin.ErrInvalidName) {
+		err = fmt.Errorf("%w: %w", ingest.ErrInvalidTenant, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := s.engine(ctx, db)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return engine, release, nil
 }
 
 // run serves until ctx ends and everything is flushed and closed.

@@ -168,7 +168,7 @@ func (k *killer) args(command string) []string {
 	if command == "" {
 		return args
 	}
-	return append([]string{command, "--compact-every", "1s", "--cache-dir", k.dir}, args...)
+	return append([]string{command, "--compact-every", "1s", "--cache-dir", k.dir, "--flight-sql", "127.0.0.1:0"}, args...)
 }
 
 // kill runs a program under load until it passes a point for the n-th time:

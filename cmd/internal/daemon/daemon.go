@@ -60,9 +60,15 @@ type Daemon struct {
 	opts       Options
 	trace      *tracer // nil for none
 	http       *server
-	grpc       *grpc.Server // nil for none
 	httpListen net.Listener
-	grpcListen net.Listener // nil for none
+	grpc       []grpcServer
+}
+
+// grpcServer is a gRPC server on a listener of its own.
+type grpcServer struct {
+	name   string
+	server *grpc.Server
+	listen net.Listener
 }
 
 // Open opens the default table and both listeners. Nothing is served before
@@ -100,25 +106,19 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if d.trace != nil {
 		d.http.wrap = d.trace.wrap
 	}
-	d.routes()
 	if d.httpListen, err = net.Listen("tcp", o.HTTP); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", o.HTTP, err)
 	}
-	if d.grpc != nil {
-		if d.grpcListen, err = net.Listen("tcp", o.GRPC); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", o.GRPC, err)
-		}
+	if err = d.routes(); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
 
-// maxMessage bounds a gRPC message: Flight clients send whole record batches.
-const maxMessage = 64 << 20
-
 // routes adds every protocol that writes.
-func (d *Daemon) routes() {
+func (d *Daemon) routes() error {
 	if d.opts.Tables.WALDir == "" {
-		return
+		return nil
 	}
 	logger := d.opts.Tables.Logger
 	d.Sink = ingest.New(ingest.Options{
@@ -139,19 +139,35 @@ func (d *Daemon) routes() {
 		d.handleWrite(path, lines)
 	}
 	if d.opts.GRPC == "" {
-		return
+		return nil
 	}
-	server := []grpc.ServerOption{
+	const maxMessage = 64 << 20 // Flight clients send whole record batches
+	return d.ServeGRPC("grpc", d.opts.GRPC, maxMessage, func(s *grpc.Server) {
+		otlp.Register(s, d.Sink, otlp.Options{Logger: logger})
+		flight.Register(s, d.Sink, flight.Options{Table: d.opts.Tables.Table, Logger: logger})
+	})
+}
+
+// ServeGRPC listens on another address, whose services register adds. Run
+// serves it, and says so under the name. maxMessage bounds a message in bytes.
+func (d *Daemon) ServeGRPC(name, address string, maxMessage int, register func(*grpc.Server)) error {
+	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(256), // of a connection
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true), // what they use is closed afterwards
 	}
 	if d.trace != nil {
-		server = append(server, grpc.StatsHandler(otelgrpc.NewServerHandler()))
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler()))
 	}
-	d.grpc = grpc.NewServer(server...)
-	otlp.Register(d.grpc, d.Sink, otlp.Options{Logger: logger})
-	flight.Register(d.grpc, d.Sink, flight.Options{Table: d.opts.Tables.Table, Logger: logger})
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", address, err)
+	}
+	s := grpc.NewServer(opts...)
+	register(s)
+	d.grpc = append(d.grpc, grpcServer{name, s, l})
+	return nil
 }
 
 // Handle adds a handler for a pattern of net/http. Its requests are counted
@@ -223,30 +239,30 @@ func (d *Daemon) Run(ctx context.Context, stdout io.Writer) error {
 			return scrape.Run(ctx, d.opts.Config.Scrape, d.Sink, scrape.Options{Registry: d.Metrics.Registry, Logger: d.opts.Tables.Logger})
 		})
 	}
-	if d.grpc != nil {
-		ready += " grpc=" + d.grpcListen.Addr().String()
-		work.Go(func() error { return serveGRPC(ctx, d.grpc, d.grpcListen) })
+	for _, g := range d.grpc {
+		ready += " " + g.name + "=" + g.listen.Addr().String()
+		work.Go(func() error { return g.serve(ctx) })
 	}
 	d.http.ready.Store(true)
 	err := cli.Printf(stdout, "%s\n", ready)
 	return errors.Join(err, work.Wait(), d.Close(context.WithoutCancel(ctx)))
 }
 
-// serveGRPC answers until ctx ends, and then lets running calls finish for a
+// serve answers until ctx ends, and then lets running calls finish for a
 // while.
-func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
+func (g *grpcServer) serve(ctx context.Context) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
+	go func() { failed <- g.server.Serve(g.listen) }()
 	select {
 	case err := <-failed:
-		return fmt.Errorf("serve grpc: %w", err)
+		return fmt.Errorf("serve %s: %w", g.name, err)
 	case <-ctx.Done():
 	}
-	hurry := time.AfterFunc(stopGrace, s.Stop)
+	hurry := time.AfterFunc(stopGrace, g.server.Stop)
 	defer hurry.Stop()
-	s.GracefulStop()
+	g.server.GracefulStop()
 	if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve grpc: %w", err)
+		return fmt.Errorf("serve %s: %w", g.name, err)
 	}
 	return nil
 }
@@ -254,10 +270,14 @@ func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 // Close gives back what Open has taken, whatever that is. Run calls it.
 func (d *Daemon) Close(ctx context.Context) error {
 	var errs []error
-	for _, l := range []net.Listener{d.httpListen, d.grpcListen} {
-		if l == nil {
-			continue
-		}
+	var listeners []net.Listener
+	if d.httpListen != nil {
+		listeners = append(listeners, d.httpListen)
+	}
+	for _, g := range d.grpc {
+		listeners = append(listeners, g.listen)
+	}
+	for _, l := range listeners {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("close listener: %w", err))
 		}

@@ -149,7 +149,7 @@ func (r *running) metric(name string) float64 {
 }
 
 func (r *running) otlp(tenant string) error {
-	conn, err := grpc.NewClient(r.grpcListen.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(r.grpc[0].listen.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func rows(t *testing.T, dir, tenant string) map[string]int {
 func TestEveryProtocolByTenant(t *testing.T) {
 	dir := t.TempDir()
 	r := start(t, dir, nil, nil)
-	if want := fmt.Sprintf("ready http=%s grpc=%s\n", r.HTTPAddr(), r.grpcListen.Addr()); r.ready != want {
+	if want := fmt.Sprintf("ready http=%s grpc=%s\n", r.HTTPAddr(), r.grpc[0].listen.Addr()); r.ready != want {
 		t.Errorf("%q, want %q", r.ready, want)
 	}
 	for _, tenant := range []string{"", "acme"} {

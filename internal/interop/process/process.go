@@ -38,23 +38,28 @@ func Start(program string, args ...string) (*Process, error) {
 // Cardinal runs `cardinal server` with these flags on free ports and returns
 // its addresses when it serves; grpc is empty if it has none.
 func Cardinal(program string, args ...string) (p *Process, http, grpc string, err error) {
-	p, out, err := start(program, true, append([]string{"server", "--http", "127.0.0.1:0", "--log-level", "warn"}, args...)...)
+	p, at, err := Server(program, args...)
+	return p, at["http"], at["grpc"], err
+}
+
+// Server is Cardinal that returns all addresses by name: http, grpc,
+// flight_sql.
+func Server(program string, args ...string) (p *Process, at map[string]string, err error) {
+	p, out, err := start(program, true, append([]string{"server", "--http", "127.0.0.1:0", "--flight-sql", "127.0.0.1:0", "--log-level", "warn"}, args...)...)
 	if err != nil {
-		return nil, "", "", err
+		return nil, nil, err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return nil, "", "", errors.Join(fmt.Errorf("wait for the server: %w", err), p.Stop())
+		return nil, nil, errors.Join(fmt.Errorf("wait for the server: %w", err), p.Stop())
 	}
+	at = map[string]string{}
 	for _, f := range strings.Fields(line) {
-		if a, ok := strings.CutPrefix(f, "http="); ok {
-			http = a
-		}
-		if a, ok := strings.CutPrefix(f, "grpc="); ok {
-			grpc = a
+		if name, address, ok := strings.Cut(f, "="); ok {
+			at[name] = address
 		}
 	}
-	return p, http, grpc, nil
+	return p, at, nil
 }
 
 func start(program string, piped bool, args ...string) (p *Process, out io.Reader, err error) {
