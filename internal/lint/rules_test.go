@@ -49,7 +49,8 @@ var layers = [][]string{
 	{"cmd/internal/cli"},
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
-	{"internal/sim", "internal/crash", "internal/consistency", "internal/interop/prometheus", "internal/interop/compliance", "internal/interop/write", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/write", "internal/golden", "internal/lint"},
+	{"internal/bench/harness"},
+	{"internal/sim", "internal/crash", "internal/consistency", "internal/interop/prometheus", "internal/interop/compliance", "internal/interop/write", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/read", "internal/bench/write", "internal/golden", "internal/lint"},
 }
 
 // testSupport are packages that tests of every layer may import.
@@ -101,15 +102,15 @@ var importers = map[string][]string{
 	module + "/storage/mem":         {"storage/storeurl", "ingest/ingesttest"},
 	module + "/storage/s3":          {"storage/storeurl"},
 	module + "/storage/retry":       {"storage/storeurl", ""},
-	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/write"},
+	module + "/storage/meter":       {"", "api/*", "console", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/read", "internal/bench/write"},
 	module + "/storage/cache":       {"", "sqlengine", "cmd/*"},
-	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/write"},
+	module + "/storage/storeurl":    {"", "cmd/*", "cmd/internal/*", "internal/bench/log", "internal/bench/read", "internal/bench/write"},
 	module + "/storage/fault":       {},
 	module + "/storage/storetest":   {},
 	module + "/internal/faultproxy": {},
 	module + "/internal/s3server":   {"storage/storetest", "cmd/*", "internal/*", "internal/*/*"},
 	// DuckDB is one package's affair.
-	"github.com/duckdb/*": {"sqlengine"},
+	"github.com/duckdb/*": {"sqlengine", "internal/bench/read"},
 }
 
 func checkImporters(s *source) []string {

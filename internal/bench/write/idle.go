@@ -20,7 +20,7 @@ func (b *bench) idle(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
+	defer func() { err = errors.Join(err, s.Stop()) }()
 	in := b.requests(workload{series: 1000, perPost: 1000, rounds: 2})
 	if _, err := send(ctx, s.url(), in, load{clients: 1, warm: 1, limit: time.Minute}, func() error { return nil }); err != nil {
 		return err
@@ -34,7 +34,7 @@ func (b *bench) idle(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	used, err := s.usage()
+	used, err := s.Usage()
 	if err != nil {
 		return err
 	}
@@ -43,12 +43,12 @@ func (b *bench) idle(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	now, err := s.usage()
+	now, err := s.Usage()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("bench idle ours=%.0f peer=- ratio=-\n", after-before)
-	b.note("store requests in %v without writes, after %.0f before; processor time %v", idleFor, before, now.cpu-used.cpu)
-	b.target("an idle tenant makes no store request", before > 0 && after == before)
+	b.Line("idle", fmt.Sprintf("%.0f", after-before), "-", 0)
+	b.Note("store requests in %v without writes, after %.0f before; processor time %v", idleFor, before, now.CPU-used.CPU)
+	b.Target("an idle tenant makes no store request", before > 0 && after == before)
 	return nil
 }

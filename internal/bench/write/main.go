@@ -24,8 +24,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"cardinalsin/internal/bench/harness"
 )
 
 const header = `# bench-write: cardinal-writer beside Prometheus (remote-write receiver) and VictoriaMetrics
@@ -76,12 +77,12 @@ func main() {
 	}
 }
 
-// bench is one run: where its data are, and how its targets fared.
+// bench is one run.
 type bench struct {
+	harness.Report
 	flags
-	met, missed int
-	made        map[workload]rounds // requests made so far; times are shared
-	runs        int                 // servers started, for the names of folders
+	made map[workload]rounds // requests made so far; times are shared
+	runs int                 // servers started, for the names of folders
 }
 
 func run(ctx context.Context, f flags) (err error) {
@@ -91,29 +92,15 @@ func run(ctx context.Context, f flags) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
 	}
-	b := &bench{flags: f, made: map[workload]rounds{}}
+	b := &bench{Report: harness.Report{Out: os.Stdout, Only: f.only}, flags: f, made: map[workload]rounds{}}
 	fmt.Print(header)
-	for _, s := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"rw-always", b.always},
-		{"rw-interval", b.interval},
-		{"churn", b.churn},
-		{"memory", b.memory},
-		{"idle", b.idle},
-	} {
-		if f.only != "" && !strings.Contains(","+f.only+",", ","+s.name+",") {
-			continue
-		}
-		begin := time.Now()
-		if err := s.run(ctx); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		fmt.Printf("  (%s took %.0f s)\n", s.name, time.Since(begin).Seconds())
-	}
-	fmt.Printf("targets: %d met, %d missed\n", b.met, b.missed)
-	return nil
+	return b.Run(ctx,
+		harness.Step{Name: "rw-always", Run: b.always},
+		harness.Step{Name: "rw-interval", Run: b.interval},
+		harness.Step{Name: "churn", Run: b.churn},
+		harness.Step{Name: "memory", Run: b.memory},
+		harness.Step{Name: "idle", Run: b.idle},
+	)
 }
 
 // folder is a new one for a server.
@@ -132,27 +119,4 @@ func (b *bench) requests(w workload) rounds {
 	return b.made[w]
 }
 
-// line prints a measurement; ratio is how many times better ours is.
-func (b *bench) line(name, ours, peer string, ratio float64) {
-	fmt.Printf("bench %s ours=%s peer=%s ratio=%.2f\n", name, ours, peer, ratio)
-}
-
-func (b *bench) note(format string, args ...any) {
-	fmt.Printf("  %s\n", fmt.Sprintf(format, args...))
-}
-
-// target notes whether a target was met.
-func (b *bench) target(text string, met bool) {
-	word := "met"
-	if met {
-		b.met++
-	} else {
-		b.missed++
-		word = "MISSED"
-	}
-	b.note("target %s: %s", text, word)
-}
-
 func perSecond(rate float64) string { return fmt.Sprintf("%.0f/s", rate) }
-
-func millis(d time.Duration) string { return fmt.Sprintf("%.1fms", d.Seconds()*1e3) }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"cardinalsin"
+	"cardinalsin/internal/bench/harness"
 	"cardinalsin/series"
 )
 
@@ -31,21 +31,21 @@ func (b *bench) memory(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		got[i] = out
-		b.note("%-16s %s", s.name, out)
+		b.Note("%-16s %s", s.name, out)
 	}
 	clear(b.made)
 	perSeries := func(o *outcome) float64 { return float64(o.peak-o.base) / million }
 	for i, name := range []string{"prometheus", "victoria"} {
-		b.line("memory-series-"+name, fmt.Sprintf("%.0fB", perSeries(got[0])), fmt.Sprintf("%.0fB", perSeries(got[i+1])), perSeries(got[i+1])/perSeries(got[0]))
+		b.Line("memory-series-"+name, fmt.Sprintf("%.0fB", perSeries(got[0])), fmt.Sprintf("%.0fB", perSeries(got[i+1])), perSeries(got[i+1])/perSeries(got[0]))
 	}
-	b.target("at most 1 KB of resident memory an active series at the worst moment", perSeries(got[0]) <= 1024)
+	b.Target("at most 1 KB of resident memory an active series at the worst moment", perSeries(got[0]) <= 1024)
 	heap, err := b.heap(ctx, heapRequest{Dir: b.folder("heap"), Series: million})
 	if err != nil {
 		return err
 	}
-	b.note("heap of ours after a collection: %d B a series in the head, %.1f B a series after the flush", heap.Active/million, float64(heap.Flushed)/million)
-	b.target("at most 1 KB of heap an active series", heap.Active/million <= 1024)
-	b.target("a series costs nothing after its flush (under 1 B of heap)", heap.Flushed < million)
+	b.Note("heap of ours after a collection: %d B a series in the head, %.1f B a series after the flush", heap.Active/million, float64(heap.Flushed)/million)
+	b.Target("at most 1 KB of heap an active series", heap.Active/million <= 1024)
+	b.Target("a series costs nothing after its flush (under 1 B of heap)", heap.Flushed < million)
 	return nil
 }
 
@@ -64,28 +64,7 @@ type heapAnswer struct {
 
 // heap asks a process of its own, where nothing else is on the heap.
 func (b *bench) heap(ctx context.Context, r heapRequest) (a heapAnswer, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return a, err
-	}
-	cmd := exec.CommandContext(ctx, self, "heap")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return a, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return a, err
-	}
-	if err := cmd.Start(); err != nil {
-		return a, err
-	}
-	err = errors.Join(json.NewEncoder(in).Encode(r), in.Close())
-	if err == nil {
-		err = json.NewDecoder(out).Decode(&a)
-	}
-	return a, errors.Join(err, cmd.Wait(), os.RemoveAll(r.Dir))
+	return a, errors.Join(harness.Ask(ctx, "heap", r, &a), os.RemoveAll(r.Dir))
 }
 
 // heapChild is the child's side.

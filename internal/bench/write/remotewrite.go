@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cardinalsin/action"
+	"cardinalsin/internal/bench/harness"
 	"cardinalsin/storage/storeurl"
 	"cardinalsin/txlog"
 )
@@ -30,7 +31,7 @@ func (o *outcome) perSample() time.Duration { return o.cpu / time.Duration(max(1
 
 func (o *outcome) String() string {
 	return fmt.Sprintf("%.0f samples/s, p50 %s, p99 %s, max %s, cpu %.2f µs a sample, peak %d MB, %d refused for the moment",
-		o.rate(), millis(o.quantile(0.5)), millis(o.quantile(0.99)), millis(o.quantile(1)),
+		o.rate(), harness.Millis(o.quantile(0.5)), harness.Millis(o.quantile(0.99)), harness.Millis(o.quantile(1)),
 		float64(o.perSample().Nanoseconds())/1e3, o.peak>>20, o.refused)
 }
 
@@ -52,40 +53,40 @@ func (b *bench) measure(ctx context.Context, start starter, in rounds, l load) (
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	before, err := s.usage()
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	before, err := s.Usage()
 	if err != nil {
 		return nil, err
 	}
-	out = &outcome{base: before.resident}
+	out = &outcome{base: before.Resident}
 	had, err := s.counters(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out.sent, err = send(ctx, s.url(), in, l, func() (err error) {
-		before, err = s.usage()
+		before, err = s.Usage()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	after, err := s.usage()
+	after, err := s.Usage()
 	if err != nil {
 		return nil, err
 	}
-	out.peak = after.peak
+	out.peak = after.Peak
 	has, err := s.counters(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if n := int64(has[s.accepted] - had[s.accepted]); n != out.total {
-		return nil, fmt.Errorf("%w: %s acknowledged %d and counts %d", errLost, s.name, out.total, n)
+		return nil, fmt.Errorf("%w: %s acknowledged %d and counts %d", errLost, s.Name, out.total, n)
 	}
-	if err := s.stop(); err != nil {
+	if err := s.Stop(); err != nil {
 		return nil, err
 	}
-	out.cpu = s.cmd.ProcessState.UserTime() + s.cmd.ProcessState.SystemTime() - before.cpu
-	if s.name != "ours" {
+	out.cpu = s.Cmd.ProcessState.UserTime() + s.Cmd.ProcessState.SystemTime() - before.CPU
+	if s.Name != "ours" {
 		return out, nil
 	}
 	n, err := rowsOf(ctx, "file://"+dir+"/store")
@@ -143,7 +144,7 @@ func (b *bench) compare(ctx context.Context, in rounds, l load, sides ...side) (
 	for i, outs := range all {
 		slices.SortFunc(outs, func(a, b *outcome) int { return cmp.Compare(a.rate(), b.rate()) })
 		medians[i] = outs[len(outs)/2]
-		b.note("%-16s %s (rates %.0f to %.0f)", sides[i].name, medians[i], outs[0].rate(), outs[len(outs)-1].rate())
+		b.Note("%-16s %s (rates %.0f to %.0f)", sides[i].name, medians[i], outs[0].rate(), outs[len(outs)-1].rate())
 	}
 	return medians, nil
 }
@@ -167,10 +168,10 @@ func (b *bench) always(ctx context.Context) error {
 		return err
 	}
 	b.pair("rw-always", got[0], got[1])
-	b.target("Prometheus' rate", got[0].rate() >= got[1].rate())
-	b.target("161,000 samples/s", got[0].rate() >= 161_000)
-	b.target("p99 at most twice Prometheus'", got[0].quantile(0.99) <= 2*got[1].quantile(0.99))
-	b.target("(goal) 1.5 times Prometheus' rate", got[0].rate() >= 1.5*got[1].rate())
+	b.Target("Prometheus' rate", got[0].rate() >= got[1].rate())
+	b.Target("161,000 samples/s", got[0].rate() >= 161_000)
+	b.Target("p99 at most twice Prometheus'", got[0].quantile(0.99) <= 2*got[1].quantile(0.99))
+	b.Target("(goal) 1.5 times Prometheus' rate", got[0].rate() >= 1.5*got[1].rate())
 	return nil
 }
 
@@ -181,17 +182,17 @@ func (b *bench) interval(ctx context.Context) error {
 		return err
 	}
 	b.pair("rw-interval", got[0], got[1])
-	b.target("VictoriaMetrics' rate", got[0].rate() > got[1].rate())
-	b.target("188,000 samples/s", got[0].rate() >= 188_000)
-	b.target("(goal) 1.5 times VictoriaMetrics' rate", got[0].rate() >= 1.5*got[1].rate())
+	b.Target("VictoriaMetrics' rate", got[0].rate() > got[1].rate())
+	b.Target("188,000 samples/s", got[0].rate() >= 188_000)
+	b.Target("(goal) 1.5 times VictoriaMetrics' rate", got[0].rate() >= 1.5*got[1].rate())
 	return nil
 }
 
 // pair prints the lines of a comparison.
 func (b *bench) pair(name string, ours, peer *outcome) {
-	b.line(name, perSecond(ours.rate()), perSecond(peer.rate()), ours.rate()/peer.rate())
-	b.line(name+"-p99", millis(ours.quantile(0.99)), millis(peer.quantile(0.99)), peer.quantile(0.99).Seconds()/ours.quantile(0.99).Seconds())
-	b.line(name+"-cpu", fmt.Sprintf("%.2fµs", float64(ours.perSample().Nanoseconds())/1e3), fmt.Sprintf("%.2fµs", float64(peer.perSample().Nanoseconds())/1e3),
+	b.Line(name, perSecond(ours.rate()), perSecond(peer.rate()), ours.rate()/peer.rate())
+	b.Line(name+"-p99", harness.Millis(ours.quantile(0.99)), harness.Millis(peer.quantile(0.99)), peer.quantile(0.99).Seconds()/ours.quantile(0.99).Seconds())
+	b.Line(name+"-cpu", fmt.Sprintf("%.2fµs", float64(ours.perSample().Nanoseconds())/1e3), fmt.Sprintf("%.2fµs", float64(peer.perSample().Nanoseconds())/1e3),
 		float64(peer.perSample())/float64(ours.perSample()))
 }
 
@@ -212,8 +213,8 @@ func (b *bench) churn(ctx context.Context) error {
 		return err
 	}
 	kept := func(i int) float64 { return churned[i].rate() / steady[i].rate() }
-	b.line("churn", fmt.Sprintf("%.2f", kept(0)), fmt.Sprintf("%.2f", kept(1)), kept(0)/kept(1))
-	b.note("of the rate without churn, when %d %% of the series are others in each round", percent)
-	b.target("churn costs at most a tenth of the rate", kept(0) >= 0.9)
+	b.Line("churn", fmt.Sprintf("%.2f", kept(0)), fmt.Sprintf("%.2f", kept(1)), kept(0)/kept(1))
+	b.Note("of the rate without churn, when %d %% of the series are others in each round", percent)
+	b.Target("churn costs at most a tenth of the rate", kept(0) >= 0.9)
 	return nil
 }
