@@ -92,8 +92,6 @@ type Open func(ctx context.Context, tenant string) (engine Engine, release func(
 
 // Options configure the service; the zero value is useful.
 type Options struct {
-	// Table is the name of the table, for lists. Default "metrics".
-	Table string
 	// Limits are those of every query.
 	Limits sqlengine.QueryOptions
 	// MaxRuns bounds the rows of parameters that are bound at a time: the
@@ -107,9 +105,6 @@ type Options struct {
 
 // EnsureDefaults fills in what is unset.
 func (o *Options) EnsureDefaults() {
-	if o.Table == "" {
-		o.Table = "metrics"
-	}
 	if o.MaxRuns <= 0 {
 		o.MaxRuns = 1000
 	}

@@ -140,7 +140,14 @@ func (a argument) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON implements json.Unmarshaler.
 func (a *argument) UnmarshalJSON(b []byte) error {
 	if len(b) == 0 || b[0] != '{' {
-		return json.Unmarshal(b, &a.value)
+		if err := json.Unmarshal(b, &a.value); err != nil {
+			return err
+		}
+		switch a.value.(type) {
+		case nil, bool, string:
+			return nil
+		}
+		return fmt.Errorf("an argument of type %T", a.value)
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(b, &members); err != nil {

@@ -49,6 +49,7 @@ type server struct {
 	files  int
 	engine *sqlengine.Engine
 	err    error        // returned in place of a result
+	panics bool         // in place of a result
 	open   atomic.Int32 // engines that were not released
 	mu     sync.Mutex
 	log    bytes.Buffer
@@ -72,6 +73,9 @@ type failing struct{ s *server }
 func (f failing) Tables() []string { return f.s.engine.Tables() }
 
 func (f failing) Prepare(ctx context.Context, sql string, o sqlengine.QueryOptions) (*sqlengine.Prepared, error) {
+	if f.s.panics {
+		panic("a bug")
+	}
 	if f.s.err != nil {
 		return nil, f.s.err
 	}

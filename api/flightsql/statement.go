@@ -78,7 +78,9 @@ func (s *service) info(ctx context.Context, h *handle, d *flight.FlightDescripto
 	if err != nil {
 		return nil, err
 	}
-	h.Parameters = namesOf(p.Parameters)
+	if len(h.Arguments) == 0 {
+		h.Parameters = namesOf(p.Parameters)
+	}
 	if _, err := h.runs(); err != nil {
 		return nil, err
 	}
@@ -294,9 +296,9 @@ func (st *stream) send(ctx context.Context, rows *sqlengine.Rows, runs int) erro
 		if rows, err = st.engine.Query(ctx, st.handle.SQL, st.service.options(st.handle, run)); err != nil {
 			return err
 		}
-		if fingerprint(rows.Schema()) != fingerprint(st.schema) {
+		if !rows.Schema().Equal(st.schema) {
 			rows.Close()
-			return fmt.Errorf("%w: row %d of the parameters", errSchemaChanged, run+1)
+			return fmt.Errorf("%w: with row %d of the parameters they are others", errSchemaChanged, run+1)
 		}
 	}
 }
