@@ -61,6 +61,9 @@ type Options struct {
 	Writer    writer.Options
 	Compactor compactor.Options
 	Pins      lease.Options
+	// Wrap, if set, is laid around the store before anything uses it, as by
+	// benchmarks that make it slow.
+	Wrap func(storage.Store) storage.Store
 	// OnCall, if set, hears of every store request.
 	OnCall func(meter.Event)
 	// Logger is passed to every part. Default discards.
@@ -154,6 +157,9 @@ func openStore(ctx context.Context, opts *Options) (*meter.Store, error) {
 	inner, err := storeurl.Open(ctx, opts.Store)
 	if err != nil {
 		return nil, err
+	}
+	if opts.Wrap != nil {
+		inner = opts.Wrap(inner)
 	}
 	store := meter.New(inner, meter.Options{OnCall: opts.OnCall})
 	if opts.writes() {
