@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
@@ -149,7 +150,7 @@ func TestConditions(t *testing.T) {
 			if got := len(s.logged()) > before; got != c.logged {
 				t.Errorf("logged: %v, want %v", got, c.logged)
 			}
-			if c.code == codes.Internal && strings.Contains(err.Error(), "secret") {
+			if c.code == codes.Internal && strings.Contains(status.Convert(err).Message(), "secret") {
 				t.Errorf("the client is told %v", err)
 			}
 		})
