@@ -16,7 +16,7 @@ VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
+.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our 
 	$(BIN)/bench-write -cardinal $(BIN)/cardinal-writer -prometheus $(TOOLS)/bin/prometheus -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
 	$(GO) test -run '^$$' -bench Peers -benchtime 1x ./chunk
 	$(GO) test -run '^$$' -bench DoPut -benchtime 5x ./api/flight
+
+bench-read: $(TOOLS)/bin/victoria-metrics ## our queries beside Prometheus' TSDB, VictoriaMetrics and plain DuckDB: PromQL, label values, cold reads, TSBS, memory; keeps its data in ./cardinal-bench
+	$(GO) build -o $(BIN)/bench-read ./internal/bench/read
+	$(BIN)/bench-read -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
 
 # The programs that are killed pass crash points; those that ship do not.
 crash: $(TOOLS)/bin/versitygw ## kill -9 the real programs 112 times under all protocols, and take their store away: acknowledged = stored, once

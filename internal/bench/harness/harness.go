@@ -77,11 +77,14 @@ func (r *Report) Target(text string, met bool) {
 	r.Note("target %s: %s", text, word)
 }
 
-// Millis writes a duration in milliseconds, with a decimal below a second.
+// Millis writes a duration in milliseconds, with as many decimals as matter.
 func Millis(d time.Duration) string {
-	ms := d.Seconds() * 1e3
-	if ms >= 1000 {
-		return fmt.Sprintf("%.0fms", ms)
+	decimals := 0
+	switch {
+	case d < time.Millisecond:
+		decimals = 3
+	case d < time.Second:
+		decimals = 1
 	}
-	return fmt.Sprintf("%.1fms", ms)
+	return fmt.Sprintf("%.*fms", decimals, d.Seconds()*1e3)
 }

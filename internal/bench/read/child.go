@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"cardinalsin/internal/bench/harness"
+)
+
+// The sides that a child can play.
+const (
+	ours       = "ours"
+	oursHTTP   = "ours-http"
+	oursCold   = "ours-cold"
+	oursHead   = "ours-head"
+	oursSQL    = "ours-sql"
+	prometheus = "prometheus"
+	promHead   = "prometheus-head"
+	plainSQL   = "duckdb"
+)
+
+// request asks a child to load a dataset or to answer questions of it.
+type request struct {
+	Side    string  `json:"side"`
+	Load    bool    `json:"load"`
+	Dataset string  `json:"dataset"`
+	Scale   int     `json:"scale"`
+	Dir     string  `json:"dir"` // of this side's data
+	Queries []query `json:"queries"`
+	Budget  float64 `json:"budget"` // seconds that a query is repeated for
+}
+
+// query is one question, of which only some fields are set.
+type query struct {
+	Name  string        `json:"name"`
+	Exprs []string      `json:"exprs"` // PromQL, asked in turn
+	SQL   string        `json:"sql"`
+	Label string        `json:"label"` // label values
+	Start time.Time     `json:"start"`
+	End   time.Time     `json:"end"`
+	Step  time.Duration `json:"step"`  // 0: an instant query at End
+	Limit int           `json:"limit"` // of label values
+}
+
+// result is what a question has found, to see that sides agree.
+type result struct {
+	Series int     `json:"series"` // or rows, or values
+	Points int     `json:"points"`
+	Sum    float64 `json:"sum"` // of all values
+}
+
+// measured is how a question went.
+type measured struct {
+	result
+	First    float64 `json:"first"`  // seconds of the first time
+	Median   float64 `json:"median"` // of the times after the first
+	Runs     int     `json:"runs"`
+	Error    string  `json:"error"`
+	Requests int64   `json:"requests"` // to the store, of the first time
+	Bytes    int64   `json:"bytes"`
+}
+
+func (m measured) time() time.Duration { return time.Duration(m.Median * float64(time.Second)) }
+func (m measured) first() time.Duration {
+	return time.Duration(m.First * float64(time.Second))
+}
+
+// answer is a child's.
+type answer struct {
+	Queries []measured `json:"queries"`
+	Open    measured   `json:"open"`
+	Base    int64      `json:"base"` // resident set when open
+	Peak    int64      `json:"peak"` // highest resident set
+}
+
+// opened is an open side.
+type opened struct {
+	ask   func(context.Context, query) (result, error)
+	count func() (requests, bytes int64) // nil: nothing is counted
+	close func() error
+}
+
+// serve is the child: one request, one answer.
+func serve(ctx context.Context, in io.Reader, out io.Writer) error {
+	var r request
+	if err := json.NewDecoder(in).Decode(&r); err != nil {
+		return err
+	}
+	a, err := r.run(ctx)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(a)
+}
+
+var errSide = errors.New("unknown side")
+
+func (r *request) dataset() dataset {
+	for _, d := range []dataset{live(r.Scale), headData(r.Scale), long(r.Scale), cpu(r.Scale)} {
+		if d.name == r.Dataset {
+			return d
+		}
+	}
+	return dataset{}
+}
+
+func (r *request) load(ctx context.Context) error {
+	switch r.Side {
+	case ours:
+		return loadOurs(ctx, r.dataset(), r.Dir)
+	case prometheus:
+		return loadPrometheus(ctx, r.dataset(), r.Dir)
+	}
+	return fmt.Errorf("%w: %q", errSide, r.Side)
+}
+
+func (r *request) open(ctx context.Context) (*opened, error) {
+	switch r.Side {
+	case ours:
+		return openEngine(ctx, r.Dir)
+	case oursHTTP:
+		return openHTTP(ctx, r.Dir)
+	case oursCold:
+		return openCold(ctx, r.Dir)
+	case oursHead:
+		return openOursHead(ctx, r.dataset(), r.Dir)
+	case oursSQL:
+		return openSQL(ctx, r.Dir)
+	case prometheus:
+		return openTSDB(r.Dir)
+	case promHead:
+		return openTSDBHead(ctx, r.dataset(), r.Dir)
+	case plainSQL:
+		return openDuckDB(ctx, r.Dir)
+	}
+	return nil, fmt.Errorf("%w: %q", errSide, r.Side)
+}
+
+func (r *request) run(ctx context.Context) (a answer, err error) {
+	if r.Load {
+		if err := r.load(ctx); err != nil {
+			return a, err
+		}
+		u, err := harness.UsageOf(os.Getpid())
+		a.Peak = u.Peak
+		return a, err
+	}
+	begin := time.Now()
+	o, err := r.open(ctx)
+	if err != nil {
+		return a, err
+	}
+	defer func() { err = errors.Join(err, o.close()) }()
+	a.Open.First = time.Since(begin).Seconds()
+	if o.count != nil {
+		a.Open.Requests, a.Open.Bytes = o.count()
+	}
+	u, err := harness.UsageOf(os.Getpid())
+	if err != nil {
+		return a, err
+	}
+	a.Base = u.Resident
+	for _, q := range r.Queries {
+		a.Queries = append(a.Queries, o.measure(ctx, q, time.Duration(r.Budget*float64(time.Second))))
+	}
+	u, err = harness.UsageOf(os.Getpid())
+	a.Peak = u.Peak
+	return a, err
+}
+
+// maxRuns bounds how often a question is asked again.
+const maxRuns = 50
+
+// measure asks a question once, and then again until the budget is used up,
+// but once at least. A question that fails says so in what it returns: the
+// others can still be measured.
+func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m measured) {
+	var requests, bytes int64
+	if o.count != nil {
+		requests, bytes = o.count()
+	}
+	var times []float64
+	for begin := time.Now(); len(times) < 2 || len(times) <= maxRuns && time.Since(begin) < budget; {
+		start := time.Now()
+		found, err := o.ask(ctx, q)
+		if err != nil {
+			m.Error = err.Error()
+			return m
+		}
+		times = append(times, time.Since(start).Seconds())
+		if len(times) > 1 {
+			continue
+		}
+		m.result, m.First = found, times[0]
+		if o.count != nil {
+			m.Requests, m.Bytes = o.count()
+			m.Requests, m.Bytes = m.Requests-requests, m.Bytes-bytes
+		}
+	}
+	again := times[1:]
+	slices.Sort(again)
+	m.Runs, m.Median = len(again), again[len(again)/2]
+	return m
+}
