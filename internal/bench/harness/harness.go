@@ -53,11 +53,11 @@ func (r *Report) Run(ctx context.Context, steps ...Step) error {
 // Line prints a measurement; ratio is how many times better ours is, 0 where
 // nothing is compared.
 func (r *Report) Line(name, ours, peer string, ratio float64) {
-	if ratio == 0 {
-		fmt.Fprintf(r.Out, "bench %s ours=%s peer=- ratio=-\n", name, ours)
-		return
+	text := "-"
+	if ratio != 0 {
+		text = fmt.Sprintf("%.2f", ratio)
 	}
-	fmt.Fprintf(r.Out, "bench %s ours=%s peer=%s ratio=%.2f\n", name, ours, peer, ratio)
+	fmt.Fprintf(r.Out, "bench %s ours=%s peer=%s ratio=%s\n", name, ours, peer, text)
 }
 
 // Note prints a line beneath a measurement.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"time"
 
@@ -33,7 +34,8 @@ type request struct {
 	Scale   int     `json:"scale"`
 	Dir     string  `json:"dir"` // of this side's data
 	Queries []query `json:"queries"`
-	Budget  float64 `json:"budget"` // seconds that a query is repeated for
+	Budget  float64 `json:"budget"`  // seconds that a query is repeated for
+	Profile string  `json:"profile"` // file of a processor profile of the questions; empty: none
 }
 
 // query is one question, of which only some fields are set.
@@ -74,7 +76,7 @@ func (m measured) first() time.Duration {
 // answer is a child's.
 type answer struct {
 	Queries []measured `json:"queries"`
-	Open    measured   `json:"open"`
+	Open    measured   `json:"open"` // Bytes: of a load, the size of the data
 	Base    int64      `json:"base"` // resident set when open
 	Peak    int64      `json:"peak"` // highest resident set
 }
@@ -110,14 +112,15 @@ func (r *request) dataset() dataset {
 	return dataset{}
 }
 
-func (r *request) load(ctx context.Context) error {
+// load tells how large the data are, 0 where all that is in the folder counts.
+func (r *request) load(ctx context.Context) (int64, error) {
 	switch r.Side {
 	case ours:
 		return loadOurs(ctx, r.dataset(), r.Dir)
 	case prometheus:
-		return loadPrometheus(ctx, r.dataset(), r.Dir)
+		return 0, loadPrometheus(ctx, r.dataset(), r.Dir)
 	}
-	return fmt.Errorf("%w: %q", errSide, r.Side)
+	return 0, fmt.Errorf("%w: %q", errSide, r.Side)
 }
 
 func (r *request) open(ctx context.Context) (*opened, error) {
@@ -144,7 +147,7 @@ func (r *request) open(ctx context.Context) (*opened, error) {
 
 func (r *request) run(ctx context.Context) (a answer, err error) {
 	if r.Load {
-		if err := r.load(ctx); err != nil {
+		if a.Open.Bytes, err = r.load(ctx); err != nil {
 			return a, err
 		}
 		u, err := harness.UsageOf(os.Getpid())
@@ -166,12 +169,34 @@ func (r *request) run(ctx context.Context) (a answer, err error) {
 		return a, err
 	}
 	a.Base = u.Resident
+	if r.Profile != "" {
+		stop, failed := profile(r.Profile)
+		if failed != nil {
+			return a, failed
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
 	for _, q := range r.Queries {
 		a.Queries = append(a.Queries, o.measure(ctx, q, time.Duration(r.Budget*float64(time.Second))))
 	}
 	u, err = harness.UsageOf(os.Getpid())
 	a.Peak = u.Peak
 	return a, err
+}
+
+// profile starts a profile of the processor's time.
+func profile(file string) (stop func() error, err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
 }
 
 // maxRuns bounds how often a question is asked again.

@@ -215,7 +215,7 @@ const (
 func long(scale int) dataset {
 	return dataset{"long", []family{
 		{
-			series: max(20, 20_000/scale), rounds: longDays * 24, first: 30 * time.Minute, step: time.Hour, values: gauge,
+			series: max(20, 20_000/scale), rounds: longDays * 24, step: time.Hour, values: gauge,
 			labels: func(i int) labels.Labels {
 				return labels.FromStrings(labels.MetricName, "temperature", "region", regions[i%len(regions)], "sensor", sensorName(i), "site", "site-"+strconv.Itoa(i%200))
 			},

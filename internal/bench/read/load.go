@@ -20,6 +20,7 @@ import (
 
 	"cardinalsin"
 	"cardinalsin/series"
+	"cardinalsin/txlog"
 	"cardinalsin/wal"
 )
 
@@ -50,12 +51,12 @@ func batch(p *part) series.Batch {
 // it has by default at a calm rate, so that there is something to compact.
 const flushSamples = 16_000_000
 
-// loadOurs writes through writer and flushes, and compacts until nothing is
-// left to do.
-func loadOurs(ctx context.Context, d dataset, dir string) (err error) {
+// loadOurs writes through writer and flushes, compacts until nothing is left to
+// do, and tells the size of the live files.
+func loadOurs(ctx context.Context, d dataset, dir string) (size int64, err error) {
 	db, err := openOurs(ctx, dir, filepath.Join(dir, "wal"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close(ctx), os.RemoveAll(filepath.Join(dir, "wal"))) }()
 	var mu sync.Mutex // guards n, and makes one flush at a time
@@ -73,13 +74,22 @@ func loadOurs(ctx context.Context, d dataset, dir string) (err error) {
 		return db.Writer.Flush(ctx)
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := db.Writer.Flush(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	_, err = db.Compactor.RunAll(ctx)
-	return err
+	if _, err := db.Compactor.RunAll(ctx); err != nil {
+		return 0, err
+	}
+	snap, err := db.Log.Snapshot(ctx, txlog.Latest())
+	if err != nil {
+		return 0, err
+	}
+	for f := range snap.Files() {
+		size += f.Size
+	}
+	return size, nil
 }
 
 // appendTo appends a part through a Prometheus appender.

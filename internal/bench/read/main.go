@@ -46,9 +46,9 @@ const header = `# bench-read: our table beside Prometheus' TSDB (same engine, in
 `
 
 type flags struct {
-	victoria, dir, only string
-	quick               bool
-	budget              float64
+	victoria, dir, only, profile string
+	quick                        bool
+	budget                       float64
 }
 
 func main() {
@@ -63,6 +63,7 @@ func main() {
 	flag.StringVar(&f.victoria, "victoria", ".tools/bin/victoria-metrics", "the VictoriaMetrics server")
 	flag.StringVar(&f.dir, "dir", "cardinal-bench", "where data are kept from run to run")
 	flag.StringVar(&f.only, "only", "", "comma-separated names of the benches to run; default all")
+	flag.StringVar(&f.profile, "profile", "", "folder for a processor profile of each side and its first question; default none")
 	flag.BoolVar(&f.quick, "quick", false, "a twentieth of the series, for development")
 	flag.Float64Var(&f.budget, "time", 4, "seconds that a question is repeated for; it is asked twice at least")
 	flag.Parse()

@@ -13,7 +13,7 @@ import (
 )
 
 // dataFormat is in the names of folders: data of another format are made anew.
-const dataFormat = 1
+const dataFormat = 2
 
 func (b *bench) folder(dataset, side string) (string, error) {
 	return filepath.Abs(filepath.Join(b.dir, fmt.Sprintf("v%d-%d", dataFormat, b.scale), dataset, side))
@@ -42,9 +42,11 @@ func (b *bench) data(ctx context.Context, d dataset, side string) (string, error
 	if err != nil {
 		return "", fmt.Errorf("load %s into %s: %w", d.name, side, err)
 	}
-	size, err := sizeOf(dir)
-	if err != nil {
-		return "", err
+	size := a.Open.Bytes
+	if size == 0 {
+		if size, err = sizeOf(dir); err != nil {
+			return "", err
+		}
 	}
 	b.Note("loaded %s into %s: %d series, %d samples in %.0f s, %d MB (%.2f B a sample)", d.name, side, d.series(), d.samples(),
 		time.Since(begin).Seconds(), size>>20, float64(size)/float64(d.samples()))
@@ -67,8 +69,15 @@ func (b *bench) ask(ctx context.Context, d dataset, side, kept string, q ...quer
 	if err != nil {
 		return a, err
 	}
-	err = harness.Ask(ctx, "child", request{Side: side, Dataset: d.name, Scale: b.scale, Dir: dir, Queries: q, Budget: b.budget}, &a)
-	return a, err
+	return a, b.child(ctx, d, side, dir, q, &a)
+}
+
+func (b *bench) child(ctx context.Context, d dataset, side, dir string, q []query, a *answer) error {
+	r := request{Side: side, Dataset: d.name, Scale: b.scale, Dir: dir, Queries: q, Budget: b.budget}
+	if b.profile != "" {
+		r.Profile = filepath.Join(b.profile, side+"-"+q[0].Name+".pprof")
+	}
+	return harness.Ask(ctx, "child", r, a)
 }
 
 var errDisagree = errors.New("sides disagree")
@@ -82,21 +91,20 @@ func agree(q query, a, b result) error {
 	return fmt.Errorf("%w on %s: ours %+v, peer %+v", errDisagree, q.Name, a, b)
 }
 
-// compare prints a line; it tells whether there is something to compare.
+// compare prints a line; it tells whether ours has answered, and how many times
+// better it is, 0 where there is nothing to compare.
 func (b *bench) compare(name string, ours, peer measured) (ratio float64, ok bool) {
-	switch {
-	case peer.Error != "":
-		b.Note("%s: the peer cannot answer: %s", name, peer.Error)
-		peer = measured{}
-	case ours.Error == "":
+	text := func(side string, m measured) string {
+		if m.Error != "" {
+			b.Note("%s: %s failed: %s", name, side, m.Error)
+			return "failed"
+		}
+		return harness.Millis(m.time())
+	}
+	if ours.Error == "" && peer.Error == "" {
 		ratio = peer.Median / ours.Median
 	}
-	text := harness.Millis(ours.time())
-	if ours.Error != "" {
-		text = "failed"
-		b.Note("%s: ours failed: %s", name, ours.Error)
-	}
-	b.Line(name, text, harness.Millis(peer.time()), ratio)
+	b.Line(name, text("ours", ours), text("the peer", peer), ratio)
 	return ratio, ours.Error == ""
 }
 
@@ -156,7 +164,7 @@ func (b *bench) head(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := harness.Ask(ctx, "child", request{Side: side, Dataset: d.name, Scale: b.scale, Dir: dir, Queries: queries, Budget: b.budget}, &got[i]); err != nil {
+		if err := b.child(ctx, d, side, dir, queries, &got[i]); err != nil {
 			return err
 		}
 	}
