@@ -11,12 +11,13 @@ VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 MINIO       := github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 OTELBUILDER := go.opentelemetry.io/collector/cmd/builder@v0.160.0
 PROMETHEUS  := github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
+PROMTOOL    := github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v1.150.0
 
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write ci clean
+.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write interop-read ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -75,7 +76,7 @@ demo: build ## this machine's metrics: written, queried, travelled, compacted, v
 demo-s3: build $(TOOLS)/bin/versitygw ## the same on an S3 server
 	$(GO) run ./internal/interop/s3 $(BIN)/cardinal demo
 
-interop: interop-engines interop-prometheus interop-write ## other people's programs against ours
+interop: interop-engines interop-prometheus interop-write interop-read ## other people's programs against ours
 
 test-write-compliance: build ## upstream's suite for remote-write receivers (1.0 and 2.0), and everything it wrote read back
 	$(GO) run ./internal/interop/compliance -cardinal $(BIN)/cardinal -go $(GO)
@@ -85,6 +86,9 @@ interop-prometheus: build $(TOOLS)/bin/prometheus ## a real Prometheus sends to 
 
 interop-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/otelcol $(TOOLS)/venv-write ## Prometheus agents, OpenTelemetry SDK and Collector, InfluxDB clients and pyarrow send to us; both sides count
 	$(GO) run ./internal/interop/write -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus -otelcol $(TOOLS)/bin/otelcol -python $(TOOLS)/venv-write/bin/python
+
+interop-read: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/promtool $(TOOLS)/venv-read ## Grafana's calls, promtool, ADBC over Flight SQL and DuckDB's delta extension: the same rows everywhere
+	$(GO) run ./internal/interop/read -cardinal $(BIN)/cardinal -prometheus $(TOOLS)/bin/prometheus -promtool $(TOOLS)/bin/promtool -python $(TOOLS)/venv-read/bin/python
 
 interop-engines: build $(TOOLS)/venv $(TOOLS)/jars $(TOOLS)/bin/versitygw ## delta-rs, Spark, DuckDB and Polars read our tables and we theirs, on disk and on S3
 	$(GO) build -o $(BIN)/interop-tables ./internal/interop/tables
@@ -113,6 +117,9 @@ $(TOOLS)/bin/minio:
 $(TOOLS)/bin/prometheus:
 	GOBIN=$(TOOLS)/bin $(GO) install -tags remove_all_sd $(PROMETHEUS)
 
+$(TOOLS)/bin/promtool:
+	GOBIN=$(TOOLS)/bin $(GO) install -p=1 -tags remove_all_sd $(PROMTOOL)
+
 $(TOOLS)/bin/victoria-metrics:
 	GOBIN=$(TOOLS)/bin $(GO) install -p=1 $(VICTORIA)
 
@@ -122,6 +129,12 @@ $(TOOLS)/bin/otelcol: internal/interop/otelcol.yaml
 	mkdir -p $(TOOLS)/bin && cp $(TOOLS)/otelcol/otelcol $@
 
 $(TOOLS)/venv-write: internal/interop/requirements-write.txt
+	rm -rf $@ $@.new
+	python3 -m venv --copies $@.new
+	$@.new/bin/python -m pip install -q -r $<
+	mv $@.new $@ && touch $@
+
+$(TOOLS)/venv-read: internal/interop/requirements-read.txt
 	rm -rf $@ $@.new
 	python3 -m venv --copies $@.new
 	$@.new/bin/python -m pip install -q -r $<

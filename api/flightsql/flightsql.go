@@ -40,19 +40,18 @@
 // A status holds a google.rpc.ErrorInfo with the domain "cardinal" and the
 // reason, which is the code of the SQL API over HTTP:
 //
-//	INVALID_ARGUMENT     bad_request, syntax
-//	PERMISSION_DENIED    not_allowed       the statement does more than to read
-//	NOT_FOUND            not_a_table, version_not_found
-//	OUT_OF_RANGE         version_vacuumed
-//	FAILED_PRECONDITION  execution         its evaluation failed
-//	FAILED_PRECONDITION  unsupported
-//	RESOURCE_EXHAUSTED   too_large         it exceeds a limit on memory or result
-//	DEADLINE_EXCEEDED    timeout
-//	ABORTED              schema_changed    since it was prepared: prepare it again
-//	UNAVAILABLE          unavailable       the store, or a pin that was lost: try again
-//	DATA_LOSS            corrupt
-//	INTERNAL             internal
-//	CANCELLED            cancelled
+//	INVALID_ARGUMENT    bad_request, syntax
+//	INVALID_ARGUMENT    execution         its evaluation failed
+//	PERMISSION_DENIED   not_allowed       the statement does more than to read
+//	NOT_FOUND           not_a_table, version_not_found, version_vacuumed
+//	UNIMPLEMENTED       unsupported       the table needs more than we can read
+//	RESOURCE_EXHAUSTED  too_large         it exceeds a limit on memory or result
+//	DEADLINE_EXCEEDED   timeout
+//	ABORTED             schema_changed    since it was prepared: prepare it again
+//	UNAVAILABLE         unavailable       the store, or a pin that was lost: try again
+//	DATA_LOSS           corrupt
+//	INTERNAL            internal
+//	CANCELLED           cancelled
 package flightsql
 
 import (

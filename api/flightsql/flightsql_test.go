@@ -93,10 +93,10 @@ func TestRefusals(t *testing.T) {
 		{sql: "SELECT * FROM read_csv('/etc/passwd')", code: codes.PermissionDenied, reason: "not_allowed"},
 		{sql: "SELECT 1; SELECT 2", code: codes.PermissionDenied, reason: "not_allowed"},
 		{sql: "SELECT $1::INTEGER", code: codes.InvalidArgument, reason: "bad_request"},
-		{sql: "SELECT CAST(host AS INTEGER) FROM metrics", code: codes.FailedPrecondition, reason: "execution"},
+		{sql: "SELECT CAST(host AS INTEGER) FROM metrics", code: codes.InvalidArgument, reason: "execution"},
 		{sql: "SELECT * FROM range(100000)", code: codes.ResourceExhausted, reason: "too_large"},
 		{sql: "SELECT * FROM metrics", version: "99", code: codes.NotFound, reason: "version_not_found"},
-		{sql: "SELECT * FROM metrics", version: "0", code: codes.OutOfRange, reason: "version_vacuumed"},
+		{sql: "SELECT * FROM metrics", version: "0", code: codes.NotFound, reason: "version_vacuumed"},
 		{sql: "SELECT * FROM metrics", version: "-1", code: codes.InvalidArgument, reason: "bad_request"},
 		{sql: "SELECT * FROM metrics", version: "one", code: codes.InvalidArgument, reason: "bad_request"},
 		{sql: "SELECT * FROM metrics", tenant: "nobody", code: codes.NotFound, reason: "not_a_table"},
@@ -136,7 +136,7 @@ func TestConditions(t *testing.T) {
 		{sqlengine.ErrTimeout, codes.DeadlineExceeded, "timeout", false},
 		{lease.ErrPinLost, codes.Unavailable, "unavailable", false},
 		{storage.ErrUnavailable, codes.Unavailable, "unavailable", false},
-		{txlog.ErrUnsupported, codes.FailedPrecondition, "unsupported", false},
+		{txlog.ErrUnsupported, codes.Unimplemented, "unsupported", false},
 		{errors.New("a secret of ours"), codes.Internal, "internal", true},
 	} {
 		t.Run(c.reason+" "+c.err.Error(), func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestConditions(t *testing.T) {
 func TestFailsLate(t *testing.T) {
 	s := serve(t, Options{})
 	rows, _, err := s.query(t.Context(), "SELECT CASE WHEN range < 100000 THEN range ELSE error('late') END FROM range(200000)")
-	if code, reason := says(err); code != codes.FailedPrecondition || reason != "execution" {
+	if code, reason := says(err); code != codes.InvalidArgument || reason != "execution" {
 		t.Errorf("%v, %q after %d rows: %v", code, reason, len(rows), err)
 	}
 }

@@ -78,9 +78,9 @@ func TestPrepared(t *testing.T) {
 		{name: "too many", sql: "SELECT 1", bind: []arrow.RecordBatch{record(t, `[{"0": 1}]`, "0", i64)}, code: codes.InvalidArgument},
 		{name: "list", sql: "SELECT ?", bind: []arrow.RecordBatch{record(t, `[{"0": [1]}]`, "0", arrow.ListOf(i64))}, code: codes.InvalidArgument},
 		{name: "does not fit", sql: "SELECT value FROM metrics WHERE timestamp > ?",
-			bind: []arrow.RecordBatch{record(t, `[{"0": "yesterday"}]`, "0", text)}, code: codes.FailedPrecondition},
+			bind: []arrow.RecordBatch{record(t, `[{"0": "yesterday"}]`, "0", text)}, code: codes.InvalidArgument},
 		{name: "other types later", sql: "SELECT value FROM metrics WHERE value > CAST(? AS DOUBLE)",
-			bind: []arrow.RecordBatch{record(t, `[{"0": "0.5"}, {"0": "x"}]`, "0", text)}, code: codes.FailedPrecondition},
+			bind: []arrow.RecordBatch{record(t, `[{"0": "0.5"}, {"0": "x"}]`, "0", text)}, code: codes.InvalidArgument},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, err := s.Prepare(t.Context(), c.sql)

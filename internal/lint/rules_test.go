@@ -50,7 +50,7 @@ var layers = [][]string{
 	{"cmd/internal/daemon"},
 	{"cmd/cardinal", "cmd/cardinal-writer"},
 	{"internal/bench/harness"},
-	{"internal/sim", "internal/crash", "internal/consistency", "internal/interop/prometheus", "internal/interop/compliance", "internal/interop/write", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/read", "internal/bench/write", "internal/golden", "internal/lint"},
+	{"internal/sim", "internal/crash", "internal/consistency", "internal/interop/prometheus", "internal/interop/compliance", "internal/interop/write", "internal/interop/read", "internal/interop/s3", "internal/interop/tables", "internal/bench/log", "internal/bench/read", "internal/bench/write", "internal/golden", "internal/lint"},
 }
 
 // testSupport are packages that tests of every layer may import.
