@@ -199,8 +199,12 @@ func profile(file string) (stop func() error, err error) {
 	}, nil
 }
 
-// maxRuns bounds how often a question is asked again.
-const maxRuns = 50
+// maxRuns bounds how often a question is asked again, and patience how long it
+// may take.
+const (
+	maxRuns  = 50
+	patience = time.Minute
+)
 
 // measure asks a question once, and then again until the budget is used up,
 // but once at least. A question that fails says so in what it returns: the
@@ -213,7 +217,9 @@ func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m 
 	var times []float64
 	for begin := time.Now(); len(times) < 2 || len(times) <= maxRuns && time.Since(begin) < budget; {
 		start := time.Now()
-		found, err := o.ask(ctx, q)
+		patient, done := context.WithTimeout(ctx, patience)
+		found, err := o.ask(patient, q)
+		done()
 		if err != nil {
 			m.Error = err.Error()
 			return m

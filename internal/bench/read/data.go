@@ -104,11 +104,12 @@ func (f *family) part(k, from, to int, times []int64) *part {
 	return p
 }
 
-// counter grows by whole numbers around a rate of its own.
+// counter counts events that come at random, at a mean rate of its own: up to
+// 500 in a step.
 func counter(_ int, r *rand.Rand, out []float64) {
-	rate, v := 1+r.IntN(1000), 0.0
+	mean, v := 5+495*r.Float64()*r.Float64(), 0.0
 	for k := range out {
-		v += float64(r.IntN(2 * rate))
+		v += max(0, math.Round(mean+math.Sqrt(mean)*r.NormFloat64()))
 		out[k] = v
 	}
 }
