@@ -36,10 +36,12 @@ const (
 	ReasonTime       Reason = "time"        // the range of its timestamps
 	ReasonMetricName Reason = "metric_name" // the range of its metric names
 	ReasonLabel      Reason = "label"       // the range of a label's values
+	ReasonIndex      Reason = "index"       // the index: no selected series is in it
 )
 
-// Reasons lists them in the order in which they are tried: cheapest first.
-var Reasons = []Reason{ReasonDate, ReasonShard, ReasonTime, ReasonMetricName, ReasonLabel}
+// Reasons lists them in the order in which they are tried: cheapest first. Plan
+// itself knows nothing of the index; readers skip by it.
+var Reasons = []Reason{ReasonDate, ReasonShard, ReasonTime, ReasonMetricName, ReasonLabel, ReasonIndex}
 
 // Scan is what a query reads.
 type Scan struct {

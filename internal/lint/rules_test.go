@@ -41,7 +41,7 @@ var layers = [][]string{
 	},
 	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
 	{"txlog"},
-	{"planner"},
+	{"planner", "index"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
 	{"sqlengine", "ingest"},
 	{"", "ingest/ingesttest", "internal/httpbody", "internal/lineproto", "internal/arrowbatch", "internal/flightguard", "internal/nativehist"}, // the module's root: wiring; and what stands in for it in tests

@@ -1,0 +1,280 @@
+package index
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"cardinalsin/series"
+)
+
+// indexed is a data file of a segment.
+type indexed struct {
+	path     string
+	size     int64
+	identity int64 // bytes of the columns that identify series
+	time     series.TimeRange
+}
+
+// where is a run of a series in a file of the segment.
+type where struct{ file, group, first, rows int }
+
+// builder makes one segment. It is given series in order, and keeps the
+// encoded pages and every label's values and postings in memory.
+type builder struct {
+	files  []indexed
+	out    []byte
+	page   []byte
+	inPage int
+	pages  []int
+	total  int
+	labels map[string]*labelBuild
+	last   map[string]string // values in the page, by label
+	order  []string          // labels by ordinal, as the pages name them
+	ords   map[string]int
+	sets   fileSets
+}
+
+type labelBuild struct {
+	set    int
+	values map[string]*valueBuild
+}
+
+type valueBuild struct {
+	set      int
+	postings []uint32
+}
+
+// fileSets numbers the sets of files that occur: a few, since most series are
+// in the same ones.
+type fileSets struct {
+	lists  [][]uint32
+	byText map[string]int
+	unions map[[2]int]int
+}
+
+func (f *fileSets) of(list []uint32) int {
+	key := string(appendOrdinals(nil, list))
+	if n, ok := f.byText[key]; ok {
+		return n
+	}
+	n := len(f.lists)
+	f.lists = append(f.lists, slices.Clone(list))
+	f.byText[key] = n
+	return n
+}
+
+func (f *fileSets) union(a, b int) int {
+	if a == b {
+		return a
+	}
+	key := [2]int{min(a, b), max(a, b)}
+	if n, ok := f.unions[key]; ok {
+		return n
+	}
+	list := append(slices.Clone(f.lists[a]), f.lists[b]...)
+	slices.Sort(list)
+	n := f.of(slices.Compact(list))
+	f.unions[key] = n
+	return n
+}
+
+func newBuilder(files []indexed) *builder {
+	return &builder{
+		files: files, out: []byte(magic), labels: map[string]*labelBuild{}, last: map[string]string{}, ords: map[string]int{},
+		sets: fileSets{byText: map[string]int{}, unions: map[[2]int]int{}},
+	}
+}
+
+// add appends the next series, with its runs by file and row.
+func (b *builder) add(l series.Labels, id series.ID, runs []where) {
+	var files []uint32
+	for _, r := range runs {
+		if n := len(files); n == 0 || files[n-1] != uint32(r.file) {
+			files = append(files, uint32(r.file))
+		}
+	}
+	set := b.sets.of(files)
+	b.page = binary.LittleEndian.AppendUint64(b.page, uint64(id))
+	b.page = binary.AppendUvarint(b.page, uint64(l.Len()))
+	l.Range(func(l labels.Label) {
+		label := b.labels[l.Name]
+		if label == nil {
+			// What is kept must not hold on to whole label sets.
+			name := strings.Clone(l.Name)
+			label = &labelBuild{set: set, values: map[string]*valueBuild{}}
+			b.labels[name] = label
+			b.ords[name] = len(b.order)
+			b.order = append(b.order, name)
+		}
+		label.set = b.sets.union(label.set, set)
+		v := label.values[l.Value]
+		if v == nil {
+			v = &valueBuild{set: set}
+			label.values[strings.Clone(l.Value)] = v
+		}
+		v.set = b.sets.union(v.set, set)
+		v.postings = append(v.postings, uint32(b.total))
+		shared := sharedPrefix(b.last[l.Name], l.Value)
+		b.page = binary.AppendUvarint(b.page, uint64(b.ords[l.Name]))
+		b.page = binary.AppendUvarint(b.page, uint64(shared))
+		b.page = appendText(b.page, l.Value[shared:])
+		b.last[l.Name] = l.Value
+	})
+	b.page = binary.AppendUvarint(b.page, uint64(len(runs)))
+	for _, r := range runs {
+		for _, v := range []int{r.file, r.group, r.first, r.rows} {
+			b.page = binary.AppendUvarint(b.page, uint64(v))
+		}
+	}
+	b.total++
+	if b.inPage++; b.inPage == seriesPerPage {
+		b.endPage()
+	}
+}
+
+func (b *builder) endPage() {
+	var n int
+	b.out, n = appendBlock(b.out, b.page)
+	b.pages = append(b.pages, n)
+	b.page, b.inPage = b.page[:0], 0
+	clear(b.last)
+}
+
+func sharedPrefix(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// finish completes the segment.
+func (b *builder) finish() ([]byte, error) {
+	if b.inPage > 0 {
+		b.endPage()
+	}
+	postings := len(b.out)
+	type block struct{ offset, length int }
+	blocks := map[*valueBuild]block{}
+	inline := map[*valueBuild][]byte{}
+	names := slices.Clone(b.order)
+	slices.Sort(names)
+	for _, name := range names {
+		label := b.labels[name]
+		for _, value := range slices.Sorted(maps.Keys(label.values)) {
+			v := label.values[value]
+			if len(v.postings) <= maxInline {
+				continue
+			}
+			m := roaring.BitmapOf(v.postings...)
+			m.RunOptimize()
+			raw, err := m.ToBytes()
+			if err != nil {
+				return nil, fmt.Errorf("encode postings: %w", err)
+			}
+			if len(raw) <= maxInline {
+				inline[v] = raw
+				continue
+			}
+			at := len(b.out) - postings
+			var n int
+			b.out, n = appendBlock(b.out, raw)
+			blocks[v] = block{at, n}
+		}
+	}
+
+	var dir []byte
+	put := func(v int64) { dir = binary.AppendUvarint(dir, uint64(v)) }
+	put(int64(len(b.files)))
+	for _, f := range b.files {
+		dir = appendText(dir, f.path)
+		put(f.size)
+		put(f.identity)
+		dir = binary.AppendUvarint(dir, zigzag(int64(f.time.Min)))
+		dir = binary.AppendUvarint(dir, zigzag(int64(f.time.Max)))
+	}
+	put(int64(len(b.sets.lists)))
+	for _, list := range b.sets.lists {
+		put(int64(len(list)))
+		dir = appendOrdinals(dir, list)
+	}
+	put(int64(b.total))
+	put(int64(len(magic)))
+	put(int64(len(b.pages)))
+	for _, n := range b.pages {
+		put(int64(n))
+	}
+	put(int64(postings))
+	// The pages name labels by the order in which they were met; the directory
+	// lists them so, and readers sort.
+	put(int64(len(b.order)))
+	for _, name := range b.order {
+		label := b.labels[name]
+		values := slices.Sorted(maps.Keys(label.values))
+		dir = appendText(dir, name)
+		put(int64(label.set))
+		put(int64(len(values)))
+		put(int64(len(b.out)))
+		type page struct {
+			first  string
+			length int
+		}
+		var pages []page
+		var raw []byte
+		first, last := "", ""
+		flush := func() {
+			var n int
+			b.out, n = appendBlock(b.out, raw)
+			pages = append(pages, page{first, n})
+			raw, last = raw[:0], ""
+		}
+		for _, value := range values {
+			v := label.values[value]
+			if len(raw) == 0 {
+				first = value
+			}
+			shared := sharedPrefix(last, value)
+			raw = binary.AppendUvarint(raw, uint64(shared))
+			raw = appendText(raw, value[shared:])
+			raw = binary.AppendUvarint(raw, uint64(v.set))
+			raw = binary.AppendUvarint(raw, uint64(len(v.postings)))
+			at, out := blocks[v]
+			switch {
+			case out:
+				raw = append(raw, postingsBlock)
+				raw = binary.AppendUvarint(raw, uint64(at.offset))
+				raw = binary.AppendUvarint(raw, uint64(at.length))
+			case inline[v] != nil:
+				raw = append(raw, postingsBitmap)
+				raw = appendText(raw, string(inline[v]))
+			default:
+				raw = append(raw, postingsList)
+				raw = appendOrdinals(raw, v.postings)
+			}
+			last = value
+			if len(raw) >= valuePageBytes {
+				flush()
+			}
+		}
+		if len(raw) > 0 {
+			flush()
+		}
+		put(int64(len(pages)))
+		for _, p := range pages {
+			dir = appendText(dir, p.first)
+			put(int64(p.length))
+		}
+	}
+	var n int
+	b.out, n = appendBlock(b.out, dir)
+	b.out = binary.LittleEndian.AppendUint64(b.out, uint64(n))
+	return append(b.out, magic...), nil
+}

@@ -1,0 +1,226 @@
+// Package index finds the series of a table without reading its files: an
+// inverted index over the data files of each day.
+//
+// It stands on layer 4, beside planner. Segments, immutable objects
+// `_index/<date>-<random>.idx` below the table's root, say which series lie in
+// which rows of which files. The domain cardinal.index of the log names them, so
+// that a snapshot brings its index. [Index] answers queries from them, [Plan]
+// and [Runner] build them.
+//
+// All of it is derived. A file that no segment covers, or whose segment is
+// missing or damaged, is left to the caller, who reads it as if there were no
+// index. Deleting unnamed segments is vacuum's affair.
+//
+// INVARIANT: for a file that an answer covers, the answer is complete and true:
+// it is what reading the file would give. It must never tell of files that
+// the caller did not ask for.
+//
+// # The domain
+//
+// The configuration of cardinal.index is JSON, {"segments": […]}, each with
+//
+//	key      object below the table's root, "_index/…"
+//	bytes    its size
+//	date     the day of its files, YYYY-MM-DD
+//	files    how many files it was made for
+//	after    ms: it is for the day's files that were committed later than this
+//	through  ms: and not later than this
+//
+// # Segments
+//
+// Numbers are unsigned varints, texts have their length in front. A block is
+// a zstd frame, then the xxhash64 of its bytes (8 bytes, little endian). A series
+// is known by its ordinal in the order of series.Compare.
+//
+//	bytes     field
+//	8         "CARDIDX1"
+//	…         series pages: blocks of 256 series
+//	…         postings: for values that many series have, a block each
+//	…         value pages: blocks of about 32 KiB, by label, then by value
+//	…         directory: a block
+//	8         length of the directory's block, little endian
+//	8         "CARDIDX1"
+//
+// A series in a page: id (8 bytes, little endian), labels (their number; of
+// each the label's ordinal, the length shared with the value that the label
+// had last in this page, the rest), runs (their number; of each file, row group,
+// first row, rows).
+//
+// A value in a page: length shared with the value before, the rest, its file
+// set, the number of series, and their postings: 0 and the differences of
+// ordinals, 1 and a roaring bitmap, or 2 and where its block lies (from the
+// first posting, length).
+//
+// The directory: files (number; path, size, bytes that identify series, first
+// and last µs zigzag), file sets (number; number of ordinals, differences),
+// series (number; where pages begin, number of pages, lengths), where postings
+// begin, labels (number; name, file set, number of values, where pages begin,
+// number of pages; of each its first value, length). The labels ascend.
+package index
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"cardinalsin/action"
+	"cardinalsin/series"
+	"cardinalsin/storage"
+	"cardinalsin/txlog"
+)
+
+// Domain is the log's domain that names the segments.
+const Domain = "cardinal.index"
+
+// Folder holds the segments, below the table's root.
+const Folder = "_index"
+
+// ErrCorrupt: a segment is not what the job wrote. Queries do without it.
+var ErrCorrupt = errors.New("corrupt index segment")
+
+// Segment is one segment as the log names it.
+type Segment struct {
+	Key     string `json:"key"` // below the table's root
+	Bytes   int64  `json:"bytes"`
+	Date    string `json:"date"`
+	Files   int    `json:"files"`
+	After   int64  `json:"after"`
+	Through int64  `json:"through"`
+}
+
+type configuration struct {
+	Segments []Segment `json:"segments"`
+}
+
+// Segments lists the segments of a version. Its error wraps
+// action.ErrCorrupt.
+func Segments(snap *txlog.Snapshot) ([]Segment, error) {
+	text, ok := snap.Domain(Domain)
+	if !ok {
+		return nil, nil
+	}
+	var c configuration
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", action.ErrCorrupt, Domain, err)
+	}
+	for _, s := range c.Segments {
+		if !strings.HasPrefix(s.Key, Folder+"/") || storage.ValidateKey(s.Key) != nil {
+			return nil, fmt.Errorf("%w: %s names %.200q", action.ErrCorrupt, Domain, s.Key)
+		}
+		if _, err := series.ParseDate(s.Date); err != nil || s.Bytes < 0 || s.Files < 0 {
+			return nil, fmt.Errorf("%w: %s: segment %s", action.ErrCorrupt, Domain, s.Key)
+		}
+	}
+	return c.Segments, nil
+}
+
+// Ranges reads ranges of immutable objects; size is the object's.
+type Ranges interface {
+	ReadRange(ctx context.Context, store storage.Store, key string, size, offset, length int64) ([]byte, error)
+}
+
+// Options configure an Index; the zero value is useful.
+type Options struct {
+	// Ranges is the cache to read through. Default: none, each range is a
+	// request.
+	Ranges Ranges
+	// DirectoryBytes bounds the directories of segments that are kept parsed.
+	// Default 64 MiB.
+	DirectoryBytes int64
+	// Parallel is the number of segments that one call reads at once. Default
+	// 32.
+	Parallel int
+	// Logger hears once of each segment that is missing or damaged. Default
+	// discards.
+	Logger *slog.Logger
+}
+
+// EnsureDefaults fills in what is unset.
+func (o *Options) EnsureDefaults() {
+	if o.DirectoryBytes <= 0 {
+		o.DirectoryBytes = 64 << 20
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 32
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Index answers from a table's segments. It may be used concurrently.
+type Index struct {
+	log  *txlog.Log
+	opts Options
+
+	mu      sync.Mutex // guards what follows
+	open    map[string]*segment
+	kept    int64 // bytes of open
+	damaged map[string]bool
+}
+
+// New returns the index of a table. It makes no request.
+func New(log *txlog.Log, o Options) *Index {
+	o.EnsureDefaults()
+	return &Index{log: log, opts: o, open: map[string]*segment{}, damaged: map[string]bool{}}
+}
+
+// Run is a stretch of rows of one series.
+type Run struct {
+	Series   int // index into Found.Series
+	RowGroup int
+	First    int // row within the row group
+	Rows     int
+}
+
+// Series is one series that was found.
+type Series struct {
+	Labels series.Labels
+	ID     series.ID
+}
+
+// Found is where the selected series lie.
+type Found struct {
+	// Series are those with runs in covered files, in the order of
+	// series.Compare, each once. All of them match the selector; whether they
+	// have samples in its time range, only the files tell.
+	Series []Series
+	// Covered maps the path of each file that the index answers for to all
+	// its runs of these series, in the order of its rows. No run: nothing in it
+	// is selected. A file that is not in the map must be read.
+	Covered map[string][]Run
+}
+
+// Limits bound an answer; what would exceed them is left uncovered. The zero
+// value of each stands for its default.
+type Limits struct {
+	// Series bounds the series of one segment. Default 500,000.
+	Series int
+	// Bytes bounds what is read of one segment for one call. Default 64 MiB.
+	Bytes int64
+}
+
+func (l *Limits) ensureDefaults() {
+	if l.Series <= 0 {
+		l.Series = 500_000
+	}
+	if l.Bytes <= 0 {
+		l.Bytes = 64 << 20
+	}
+}
+
+// Damaged lists the keys of segments that this process could not use, for the
+// job that builds them anew.
+func (x *Index) Damaged() map[string]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := make(map[string]bool, len(x.damaged))
+	for k := range x.damaged {
+		out[k] = true
+	}
+	return out
+}

@@ -1,0 +1,398 @@
+package index
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"cardinalsin/series"
+	"cardinalsin/storage"
+	"cardinalsin/txlog"
+)
+
+// span is a range of bytes in a segment.
+type span struct{ offset, length int64 }
+
+func (s span) end() int64 { return s.offset + s.length }
+
+// segment is an open segment: its directory is read. It is immutable.
+type segment struct {
+	index *Index
+	key   string // in the store
+	size  int64
+	dir   int64 // bytes of the directory, decompressed
+
+	files    []indexed
+	sets     [][]uint32
+	total    int // series
+	pages    []span
+	postings int64
+	postEnd  int64
+	labels   []label
+	sorted   []int // labels by name
+}
+
+// label is one label of a segment.
+type label struct {
+	name   string
+	set    int
+	values int
+	pages  []valuePage
+}
+
+type valuePage struct {
+	first string
+	span
+}
+
+// bytes is the size of all pages of a label.
+func (l *label) bytes() (n int64) {
+	for _, p := range l.pages {
+		n += p.length
+	}
+	return n
+}
+
+// label finds a label, nil where no series has it.
+func (s *segment) label(name string) *label {
+	i, ok := sort.Find(len(s.sorted), func(i int) int { return strings.Compare(name, s.labels[s.sorted[i]].name) })
+	if !ok {
+		return nil
+	}
+	return &s.labels[s.sorted[i]]
+}
+
+// segment opens a segment, or finds it open: one request, or two where the
+// directory is large.
+func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
+	x.mu.Lock()
+	s, ok := x.open[e.Key]
+	x.mu.Unlock()
+	if ok {
+		return s, nil
+	}
+	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes}
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, ok := x.open[e.Key]; !ok {
+		for k, old := range x.open {
+			if x.kept+s.dir <= x.opts.DirectoryBytes {
+				break
+			}
+			delete(x.open, k) // any: a map's order is as good as chance
+			x.kept -= old.dir
+		}
+		x.open[e.Key] = s
+		x.kept += s.dir
+	}
+	return s, nil
+}
+
+// read reads one range.
+func (s *segment) read(ctx context.Context, at span) ([]byte, error) {
+	if at.offset < 0 || at.length < 0 || at.offset > s.size || at.length > s.size-at.offset || at.length > maxBlock {
+		return nil, fmt.Errorf("%w: range outside the segment", ErrCorrupt)
+	}
+	store := s.index.log.Store()
+	var data []byte
+	var err error
+	if r := s.index.opts.Ranges; r != nil {
+		data, err = r.ReadRange(ctx, store, s.key, s.size, at.offset, at.length)
+	} else {
+		data, err = store.GetRange(ctx, s.key, at.offset, at.length)
+	}
+	if errors.Is(err, storage.ErrInvalidRange) {
+		return nil, fmt.Errorf("%w: shorter than the log says: %w", ErrCorrupt, err)
+	}
+	if err == nil && int64(len(data)) != at.length {
+		return nil, fmt.Errorf("%w: short read", ErrCorrupt)
+	}
+	return data, err
+}
+
+// Two blocks that lie closer than maxGap are read in one request, as long as
+// it does not exceed maxRequest.
+const (
+	maxGap     = 256 << 10
+	maxRequest = 8 << 20
+)
+
+// blocks reads and opens blocks; spans ascend. Requests run beside each other.
+func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
+	out := make([][]byte, len(spans))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for from := 0; from < len(spans); {
+		to := from + 1
+		for to < len(spans) && spans[to].offset-spans[to-1].end() <= maxGap && spans[to].end()-spans[from].offset <= maxRequest {
+			to++
+		}
+		g.Go(func() error {
+			data, err := s.read(gctx, span{spans[from].offset, spans[to-1].end() - spans[from].offset})
+			if err != nil {
+				return err
+			}
+			for i := from; i < to; i++ {
+				at := spans[i].offset - spans[from].offset
+				if out[i], err = openBlock(data[at : at+spans[i].length]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		from = to
+	}
+	return out, g.Wait()
+}
+
+func (s *segment) load(ctx context.Context) error {
+	if s.size < int64(len(magic))+tailBytes {
+		return fmt.Errorf("%w: %d bytes", ErrCorrupt, s.size)
+	}
+	guess := min(s.size, tailGuess)
+	tail, err := s.read(ctx, span{s.size - guess, guess})
+	if err != nil {
+		return err
+	}
+	end := tail[guess-tailBytes:]
+	n := binary.LittleEndian.Uint64(end)
+	if string(end[8:]) != magic || n > uint64(s.size-tailBytes) {
+		return fmt.Errorf("%w: no directory", ErrCorrupt)
+	}
+	length := int64(n)
+	var block []byte
+	if length+tailBytes <= guess {
+		block = tail[guess-tailBytes-length : guess-tailBytes]
+	} else if block, err = s.read(ctx, span{s.size - tailBytes - length, length}); err != nil {
+		return err
+	}
+	raw, err := openBlock(block)
+	if err != nil {
+		return err
+	}
+	s.dir = int64(len(raw)) * 4 // parsed it takes about that
+	return s.parse(raw)
+}
+
+// parse takes the directory apart.
+func (s *segment) parse(raw []byte) error {
+	r := &reading{b: raw}
+	length := func() int64 { return int64(r.int(int(s.size))) }
+	s.files = make([]indexed, r.count())
+	for i := range s.files {
+		f := &s.files[i]
+		f.path, f.size, f.identity = r.text(), int64(r.uvarint()), int64(r.uvarint())
+		f.time = series.TimeRange{Min: series.Timestamp(r.zigzag()), Max: series.Timestamp(r.zigzag())}
+	}
+	s.sets = make([][]uint32, r.count())
+	for i := range s.sets {
+		n := r.count()
+		s.sets[i] = make([]uint32, 0, n)
+		r.ordinals(n, len(s.files), func(f int) { s.sets[i] = append(s.sets[i], uint32(f)) })
+	}
+	s.total = r.int(1 << 31)
+	at := length()
+	s.pages = make([]span, r.count())
+	for i := range s.pages {
+		s.pages[i] = span{at, length()}
+		at = s.pages[i].end()
+	}
+	s.postings = length()
+	s.postEnd = s.size
+	s.labels = make([]label, r.count())
+	s.sorted = make([]int, len(s.labels))
+	for i := range s.labels {
+		l := &s.labels[i]
+		s.sorted[i] = i
+		l.name, l.set, l.values = r.text(), r.int(len(s.sets)), r.int(s.total)
+		at := length()
+		l.pages = make([]valuePage, r.count())
+		for j := range l.pages {
+			l.pages[j].first = r.text()
+			l.pages[j].span = span{at, length()}
+			at = l.pages[j].end()
+			if j > 0 && l.pages[j].first <= l.pages[j-1].first {
+				r.bad = true
+			}
+		}
+		if l.set >= len(s.sets) || l.name == "" || len(l.pages) == 0 {
+			r.bad = true
+		}
+	}
+	slices.SortFunc(s.sorted, func(a, b int) int { return strings.Compare(s.labels[a].name, s.labels[b].name) })
+	if (s.total+seriesPerPage-1)/seriesPerPage != len(s.pages) {
+		r.bad = true
+	}
+	return r.end("directory")
+}
+
+// value is one value of a label, as its page tells.
+type value struct {
+	text  string
+	set   int
+	count int
+	kind  byte
+	raw   []byte // the list, or the bitmap
+	block span
+}
+
+// values takes a page apart, until each returns false.
+func (s *segment) values(raw []byte, each func(v *value) bool) error {
+	r := &reading{b: raw}
+	var last []byte
+	var v value
+	for len(r.b) > 0 {
+		shared := r.int(len(last))
+		rest := r.bytes(r.count())
+		last = append(last[:shared], rest...)
+		v = value{text: string(last), set: r.int(len(s.sets)), count: r.int(s.total)}
+		if b := r.bytes(1); len(b) == 1 {
+			v.kind = b[0]
+		}
+		switch v.kind {
+		case postingsList:
+			from := r.b
+			r.ordinals(v.count, s.total, func(int) {})
+			v.raw = from[:len(from)-len(r.b)]
+		case postingsBitmap:
+			v.raw = r.bytes(r.count())
+		case postingsBlock:
+			v.block = span{s.postings + int64(r.int(int(s.size))), int64(r.int(int(s.size)))}
+		default:
+			r.bad = true
+		}
+		if r.bad || v.set >= len(s.sets) || v.count == 0 {
+			return fmt.Errorf("%w: page of values", ErrCorrupt)
+		}
+		if !each(&v) {
+			return nil
+		}
+	}
+	return r.end("page of values")
+}
+
+// row is a series as its page tells.
+type row struct {
+	Series
+	runs []where
+}
+
+// series reads the series with these ordinals, which ascend, and calls each in
+// order.
+func (s *segment) series(ctx context.Context, ordinals []uint32, decode *decoding, each func(row) error) error {
+	// Some pages at a time, so that memory holds no more than those.
+	const pagesAtOnce = 1024
+	for len(ordinals) > 0 {
+		var pages []int
+		n := 0
+		for ; n < len(ordinals); n++ {
+			p := int(ordinals[n]) / seriesPerPage
+			if len(pages) == 0 || pages[len(pages)-1] != p {
+				if len(pages) == pagesAtOnce {
+					break
+				}
+				pages = append(pages, p)
+			}
+		}
+		spans := make([]span, len(pages))
+		for i, p := range pages {
+			spans[i] = s.pages[p]
+		}
+		raw, err := s.blocks(ctx, spans)
+		if err != nil {
+			return err
+		}
+		rest := ordinals[:n]
+		for i, p := range pages {
+			end := sort.Search(len(rest), func(i int) bool { return int(rest[i]) >= (p+1)*seriesPerPage })
+			if err := decode.page(s, p, raw[i], rest[:end], each); err != nil {
+				return err
+			}
+			rest = rest[end:]
+		}
+		ordinals = ordinals[n:]
+	}
+	return nil
+}
+
+// usable opens the segments of a version that matter for a time range and for
+// the files of the caller; what cannot be opened is left out.
+func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.TimeRange) ([]*segment, error) {
+	entries, err := Segments(snap)
+	if err != nil {
+		x.report(Domain, err)
+		return nil, nil
+	}
+	var want []*Segment
+	for i := range entries {
+		d, err := series.ParseDate(entries[i].Date)
+		if err == nil && d.Range().Overlaps(rng) && !x.isDamaged(entries[i].Key) {
+			want = append(want, &entries[i])
+		}
+	}
+	out := make([]*segment, len(want))
+	err = x.each(ctx, len(want), func(ctx context.Context, i int) error {
+		s, err := x.segment(ctx, want[i])
+		if err = x.forgive(ctx, want[i].Key, err); err == nil {
+			out[i] = s
+		}
+		return err
+	})
+	return slices.DeleteFunc(out, func(s *segment) bool { return s == nil }), err
+}
+
+// each calls work n times, Parallel at once.
+func (x *Index) each(ctx context.Context, n int, work func(ctx context.Context, i int) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(x.opts.Parallel)
+	for i := range n {
+		g.Go(func() error { return work(gctx, i) })
+	}
+	return g.Wait()
+}
+
+// forgive turns what a segment failed with into nothing but the end of the
+// caller's context. Damage is told once, and the segment not asked again.
+func (x *Index) forgive(ctx context.Context, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, storage.ErrNotFound) {
+		x.report(key, err)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if s, ok := x.open[key]; ok {
+			delete(x.open, key)
+			x.kept -= s.dir
+		}
+	}
+	return nil
+}
+
+func (x *Index) isDamaged(key string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.damaged[key]
+}
+
+func (x *Index) report(key string, err error) {
+	x.mu.Lock()
+	known := x.damaged[key]
+	x.damaged[key] = true
+	x.mu.Unlock()
+	if !known {
+		x.opts.Logger.Warn("index segment is of no use; its files are read instead until it is built anew", "table", x.log.Root(), "segment", key, "err", err)
+	}
+}
