@@ -137,7 +137,7 @@ func (s *server) show(ctx context.Context, info *flight.FlightInfo) string {
 }
 
 // columnsOf prints a schema in a cell.
-func columnsOf(t *testing.T, b []byte) string {
+func columnsOf(t testing.TB, b []byte) string {
 	t.Helper()
 	schema, err := flight.DeserializeSchema(b, memory.DefaultAllocator)
 	if err != nil {

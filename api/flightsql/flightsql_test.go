@@ -325,3 +325,28 @@ func await(t *testing.T, done func() bool) {
 		}
 	}
 }
+
+// silent is a dispatcher whose rows ended early, without an error.
+type silent struct{ flight.BaseFlightServer }
+
+func (*silent) DoGet(*flight.Ticket, flight.FlightService_DoGetServer) error { return nil }
+
+type streamOf struct {
+	flight.FlightService_DoGetServer
+	ctx context.Context
+}
+
+func (s streamOf) Context() context.Context { return s.ctx }
+
+// TestDeadline: a stream that the deadline has cut short does not end as if it
+// were whole, also where the server sees the deadline before the client.
+func TestDeadline(t *testing.T) {
+	sql := &service{}
+	sql.opts.EnsureDefaults()
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	err := (&front{FlightServer: &silent{}, sql: sql}).DoGet(&flight.Ticket{}, streamOf{ctx: ctx})
+	if code, reason := says(err); code != codes.DeadlineExceeded || reason != "timeout" {
+		t.Errorf("%v, %q: %v", code, reason, err)
+	}
+}

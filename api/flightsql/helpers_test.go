@@ -43,7 +43,7 @@ const (
 // server is a server over a table of one tenant, "" or "default".
 type server struct {
 	*flightsql.Client
-	t      *testing.T
+	t      testing.TB
 	store  storage.Store
 	table  *txlog.Log
 	files  int
@@ -91,7 +91,7 @@ func (f failing) Query(ctx context.Context, sql string, o sqlengine.QueryOptions
 
 // serve serves a table with version 0, which is empty, and 1 and 2, each with
 // one sample of up{host="a"}; in version 3 the watermark becomes 1.
-func serve(t *testing.T, opts Options) *server {
+func serve(t testing.TB, opts Options) *server {
 	t.Helper()
 	ctx := context.Background()
 	store, err := local.New(t.TempDir(), local.Options{})
