@@ -143,7 +143,19 @@ func drawCondition(t *rapid.T) string {
 		return s
 	}
 	one := func() string {
-		switch rapid.IntRange(0, 8).Draw(t, "condition") {
+		name := func() string { return rapid.SampledFrom([]string{"up", "cpu", "größe", "x"}).Draw(t, "text") }
+		switch rapid.IntRange(0, 13).Draw(t, "condition") {
+		case 8:
+			return "m.metric_name " + rapid.SampledFrom([]string{"LIKE", "NOT LIKE", "ILIKE", "GLOB"}).Draw(t, "like") + " '" + rapid.SampledFrom([]string{"u%", "_p", "%", "up", "gr__e", "g%e", `u\p`}).Draw(t, "pattern") + "'"
+		case 9:
+			return fmt.Sprintf(rapid.SampledFrom([]string{"metric_name SIMILAR TO '%s'", "metric_name NOT SIMILAR TO '%s'", "regexp_matches(metric_name, '%s')", "regexp_matches(metric_name, '%s', 'i')", "starts_with(metric_name, '%s')"}).Draw(t, "expression"),
+				rapid.SampledFrom([]string{"u.", "^c", "(?i)UP", "up|cpu", "^(u|g)", "p$", "^u|e$", "gr..e", ""}).Draw(t, "pattern"))
+		case 10:
+			return "metric_name NOT IN ('" + name() + "', '" + name() + "')"
+		case 11:
+			return "(metric_name = '" + name() + "' AND \"timestamp\" >= " + form(instant()) + " OR NOT (metric_name <> '" + name() + "' OR date > '2026-01-02'))"
+		case 12:
+			return "metric_name IS " + rapid.SampledFrom([]string{"NULL", "NOT NULL"}).Draw(t, "null")
 		case 0:
 			return `"timestamp" ` + op() + " " + form(instant())
 		case 1:
@@ -165,7 +177,7 @@ func drawCondition(t *rapid.T) string {
 	}
 	out := one()
 	for range rapid.IntRange(0, 2).Draw(t, "more") {
-		out += rapid.SampledFrom([]string{" AND ", " AND ", " OR ", " AND NOT "}).Draw(t, "and") + one()
+		out += rapid.SampledFrom([]string{" AND ", " AND ", " OR ", " AND NOT ", " OR NOT "}).Draw(t, "and") + one()
 	}
 	return out
 }

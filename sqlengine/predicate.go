@@ -3,6 +3,7 @@ package sqlengine
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strconv"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -20,10 +21,11 @@ import (
 type predicate struct {
 	// alias is the name of the table in the conditions.
 	alias string
-	// conditions are the understood ones, as parse trees.
+	// conditions are those about such columns alone, as parse trees.
 	conditions []any
-	bounds     []timeBound
-	matchers   []*series.Matcher
+	// implied follows from the conditions.
+	implied implication
+	bounds  []timeBound
 }
 
 // timeBound is: a time column, op, a constant.
@@ -46,12 +48,16 @@ type keyColumn struct {
 // lower case.
 func understand(ref *tableRef, columns map[string]keyColumn) predicate {
 	u := understanding{columns: columns, alias: lower(ref.alias), out: predicate{alias: ref.alias}}
+	var all []implication
 	for _, e := range ref.where {
 		n, _ := e.(object)
-		if u.condition(n) {
+		implied, pure := u.condition(n, false)
+		all = append(all, implied)
+		if pure {
 			u.out.conditions = append(u.out.conditions, e)
 		}
 	}
+	u.out.implied = implication{all: all}
 	return u.out
 }
 
@@ -61,22 +67,55 @@ type understanding struct {
 	out     predicate
 }
 
-// flipped is the operator with its sides exchanged.
-var flipped = map[string]string{
-	"COMPARE_EQUAL":                "COMPARE_EQUAL",
-	"COMPARE_LESSTHAN":             "COMPARE_GREATERTHAN",
-	"COMPARE_GREATERTHAN":          "COMPARE_LESSTHAN",
-	"COMPARE_LESSTHANOREQUALTO":    "COMPARE_GREATERTHANOREQUALTO",
-	"COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
-}
+// flipped is the operator with its sides exchanged, opposite the one that is
+// true exactly where it is false: neither is where a side is null.
+var (
+	flipped = map[string]string{
+		"COMPARE_EQUAL":                "COMPARE_EQUAL",
+		"COMPARE_NOTEQUAL":             "COMPARE_NOTEQUAL",
+		"COMPARE_LESSTHAN":             "COMPARE_GREATERTHAN",
+		"COMPARE_GREATERTHAN":          "COMPARE_LESSTHAN",
+		"COMPARE_LESSTHANOREQUALTO":    "COMPARE_GREATERTHANOREQUALTO",
+		"COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
+	}
+	opposite = map[string]string{
+		"COMPARE_EQUAL":                "COMPARE_NOTEQUAL",
+		"COMPARE_NOTEQUAL":             "COMPARE_EQUAL",
+		"COMPARE_LESSTHAN":             "COMPARE_GREATERTHANOREQUALTO",
+		"COMPARE_GREATERTHAN":          "COMPARE_LESSTHANOREQUALTO",
+		"COMPARE_LESSTHANOREQUALTO":    "COMPARE_GREATERTHAN",
+		"COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHAN",
+	}
+)
 
-// condition understands one condition, or reports that it does not.
-func (u *understanding) condition(n object) bool {
+// condition reads one condition, or its negation. What it implies holds
+// wherever it is true, not where it is null: a row is kept in the first case
+// only. pure says that it is about key columns and constants alone.
+func (u *understanding) condition(n object, negated bool) (implied implication, pure bool) {
 	op, _ := n["type"].(string)
+	children, _ := n["children"].([]any)
 	switch n["class"] {
+	case "CONJUNCTION":
+		parts := make([]implication, len(children))
+		pure = true
+		for i, e := range children {
+			child, _ := e.(object)
+			var ok bool
+			parts[i], ok = u.condition(child, negated)
+			pure = pure && ok
+		}
+		switch {
+		case op == "CONJUNCTION_AND" && !negated, op == "CONJUNCTION_OR" && negated:
+			return implication{all: parts}, pure
+		case op == "CONJUNCTION_AND", op == "CONJUNCTION_OR":
+			return implication{any: parts}, pure
+		}
 	case "COMPARISON":
 		if flipped[op] == "" {
-			return false
+			return implication{}, false
+		}
+		if negated {
+			op = opposite[op]
 		}
 		if c, ok := u.column(n["left"]); ok {
 			return u.compare(c, op, n["right"])
@@ -87,21 +126,104 @@ func (u *understanding) condition(n object) bool {
 	case "BETWEEN":
 		c, ok := u.column(n["input"])
 		if !ok || op != "COMPARE_BETWEEN" || !comparable(c, n["lower"]) || !comparable(c, n["upper"]) {
-			return false
+			return implication{}, false
 		}
-		return u.compare(c, "COMPARE_GREATERTHANOREQUALTO", n["lower"]) && u.compare(c, "COMPARE_LESSTHANOREQUALTO", n["upper"])
+		low, high := "COMPARE_GREATERTHANOREQUALTO", "COMPARE_LESSTHANOREQUALTO"
+		if negated {
+			low, high = opposite[low], opposite[high]
+		}
+		above, _ := u.compare(c, low, n["lower"])
+		below, _ := u.compare(c, high, n["upper"])
+		if negated {
+			return implication{any: []implication{above, below}}, true
+		}
+		return implication{all: []implication{above, below}}, true
 	case "OPERATOR":
-		children, _ := n["children"].([]any)
-		if op != "COMPARE_IN" || len(children) < 2 {
-			return false
-		}
-		c, ok := u.column(children[0])
-		for _, e := range children[1:] {
-			ok = ok && comparable(c, e)
-		}
-		return ok
+		return u.operator(op, children, negated)
+	case "FUNCTION":
+		return u.function(n, children, negated)
 	}
-	return false
+	return implication{}, false
+}
+
+// operator reads NOT, IN and IS NULL.
+func (u *understanding) operator(op string, children []any, negated bool) (implied implication, pure bool) {
+	if len(children) == 0 {
+		return implication{}, false
+	}
+	if child, _ := children[0].(object); op == "OPERATOR_NOT" && len(children) == 1 {
+		return u.condition(child, !negated)
+	}
+	c, ok := u.column(children[0])
+	if !ok {
+		return implication{}, false
+	}
+	switch op {
+	case "COMPARE_IN", "COMPARE_NOT_IN":
+		var parts []implication
+		equal := (op == "COMPARE_IN") != negated
+		for _, e := range children[1:] {
+			compare := "COMPARE_EQUAL"
+			if !equal {
+				compare = "COMPARE_NOTEQUAL"
+			}
+			part, ok := u.compare(c, compare, e)
+			if !ok {
+				return implication{}, false
+			}
+			parts = append(parts, part)
+		}
+		switch {
+		case len(parts) == 0:
+			return implication{}, false
+		case equal:
+			return implication{any: parts}, true
+		}
+		return implication{all: parts}, true
+	case "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL":
+		if (op == "OPERATOR_IS_NULL") != negated && c.label != "" && len(children) == 1 {
+			return matching(labels.MatchEqual, c.label, ""), true
+		}
+		return implication{}, len(children) == 1
+	}
+	return implication{}, false
+}
+
+// function reads LIKE and its kin, prefixes and regular expressions.
+func (u *understanding) function(n object, children []any, negated bool) (implied implication, pure bool) {
+	if len(children) != 2 || n["filter"] != nil || n["distinct"] == true {
+		return implication{}, false
+	}
+	c, ok := u.column(children[0])
+	pattern, isText := textLiteral(children[1])
+	if !ok || !isText || c.time || c.date {
+		return implication{}, false
+	}
+	name, _ := n["function_name"].(string)
+	expression := ""
+	switch lower(name) {
+	case "~~":
+		expression = likeExpression(pattern)
+	case "!~~": // true where LIKE is false
+		negated = !negated
+		expression = likeExpression(pattern)
+	case "starts_with", "prefix", "^@":
+		expression = regexp.QuoteMeta(pattern) + ".*"
+	case "regexp_full_match":
+		expression = wholeExpression(pattern)
+	case "regexp_matches":
+		if expression = wholeExpression(pattern); expression != "" {
+			expression = ".*" + expression + ".*"
+		}
+	default:
+		return implication{}, false
+	}
+	if negated || expression == "" || c.label == "" {
+		// An expression is wider than what DuckDB matches: its negation says
+		// nothing.
+		return implication{}, true
+	}
+	return matching(labels.MatchRegexp, c.label, expression), true
 }
 
 // column recognises a column of the table.
@@ -147,32 +269,33 @@ func textLiteral(e any) (string, bool) {
 	return s, ok
 }
 
-// compare notes what a comparison with a constant implies.
-func (u *understanding) compare(c keyColumn, op string, e any) bool {
+// compare reads a comparison with a constant.
+func (u *understanding) compare(c keyColumn, op string, e any) (implied implication, pure bool) {
 	if !comparable(c, e) {
-		return false
+		return implication{}, false
 	}
 	if c.time || c.date {
 		_, isText := textLiteral(e)
 		u.out.bounds = append(u.out.bounds, timeBound{op: op, date: c.date, bound: e, isText: isText})
-		return true
+		return implication{bound: len(u.out.bounds)}, true
 	}
 	value, _ := textLiteral(e)
-	if op == "COMPARE_EQUAL" && c.label != "" && value != "" {
-		m, err := labels.NewMatcher(labels.MatchEqual, c.label, value)
-		if err == nil {
-			u.out.matchers = append(u.out.matchers, m)
-		}
+	switch {
+	case c.label == "" || value == "":
+	case op == "COMPARE_EQUAL":
+		return matching(labels.MatchEqual, c.label, value), true
+	case op == "COMPARE_NOTEQUAL":
+		return matching(labels.MatchNotEqual, c.label, value), true
 	}
-	return true
+	return implication{}, true
 }
 
-// timeRange evaluates the bounds in the database of the query, inside its
-// transaction, so that now() is the same here and there.
-func (p *parser) timeRange(ctx context.Context, d *database, bounds []timeBound) (series.TimeRange, error) {
-	r := series.AllTime
+// timeRanges evaluates the bounds in the database of the query, inside its
+// transaction, so that now() is the same here and there. A bound that says
+// nothing is all time.
+func (p *parser) timeRanges(ctx context.Context, d *database, bounds []timeBound) ([]series.TimeRange, error) {
 	if len(bounds) == 0 {
-		return r, nil
+		return nil, nil
 	}
 	list := make([]any, len(bounds))
 	for i, b := range bounds {
@@ -180,7 +303,7 @@ func (p *parser) timeRange(ctx context.Context, d *database, bounds []timeBound)
 	}
 	text, err := p.text(ctx, selectTree(list, object{"type": "EMPTY"}, nil))
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	// One row: the type and the µs since the epoch of each bound.
 	outer, names := "", ""
@@ -194,12 +317,14 @@ func (p *parser) timeRange(ctx context.Context, d *database, bounds []timeBound)
 	}
 	rows, err := d.rows(ctx, "SELECT "+outer+" FROM ("+text+") AS t("+names+")")
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	if len(rows) != 1 {
-		return r, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
+		return nil, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
 	}
+	out := make([]series.TimeRange, len(bounds))
 	for i, b := range bounds {
+		out[i] = series.AllTime
 		switch kind := rows[0][2*i]; {
 		case kind == "VARCHAR" && b.isText, kind == "DATE":
 		case (kind == "TIMESTAMP" || kind == "TIMESTAMP WITH TIME ZONE") && !b.date:
@@ -210,13 +335,9 @@ func (p *parser) timeRange(ctx context.Context, d *database, bounds []timeBound)
 		if err != nil {
 			continue // null, or infinite
 		}
-		r = narrow(r, b, series.Timestamp(us))
+		out[i] = narrow(series.AllTime, b, series.Timestamp(us))
 	}
-	if r.Min > r.Max {
-		// Nothing can match; keep the range well formed.
-		r.Max = r.Min
-	}
-	return r, nil
+	return out, nil
 }
 
 // narrow applies one bound.

@@ -14,6 +14,7 @@ import (
 	"cardinalsin/action"
 	"cardinalsin/planner"
 	"cardinalsin/reader"
+	"cardinalsin/series"
 	"cardinalsin/txlog"
 )
 
@@ -384,24 +385,35 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 	return sources, nil
 }
 
-// narrow finds what all references of a group have in common: the times that
-// any of them asks for, and if there is only one, all that is certain of it.
+// narrow finds what all references of a group have in common: the times and
+// the series that any of them asks for.
 func (q *query) narrow(ctx context.Context, g *group) error {
 	columns := keyColumnsOf(g.rows.columnLabels())
+	var span series.TimeRange
+	var each []implication
 	for i, ref := range g.refs {
 		p := understand(ref, columns)
-		r, err := q.engine.parser.timeRange(ctx, q.db, p.bounds)
+		bounds, err := q.engine.parser.timeRanges(ctx, q.db, p.bounds)
 		if err != nil {
 			return fmt.Errorf("evaluate time bounds: %w", err)
 		}
-		if i == 0 {
-			g.rows.sel.Range = r
-		} else {
-			g.rows.sel.Range = g.rows.sel.Range.Union(r)
+		r := p.implied.times(bounds)
+		if r.Min > r.Max {
+			r.Max = r.Min // nothing can match; keep the range well formed
 		}
+		if span = span.Union(r); i == 0 {
+			span = r
+		}
+		each = append(each, p.implied)
 		if len(g.refs) == 1 {
-			g.where, g.rows.sel.Matchers = p, p.matchers
+			g.where = p
 		}
+	}
+	g.rows.sel.Range = span
+	if len(each) == 1 {
+		g.rows.sel.Matchers = each[0].matchers()
+	} else {
+		g.rows.sel.Matchers = implication{any: each}.matchers()
 	}
 	return nil
 }
