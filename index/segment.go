@@ -136,14 +136,15 @@ func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
 		for to < len(spans) && spans[to].offset-spans[to-1].end() <= maxGap && spans[to].end()-spans[from].offset <= maxRequest {
 			to++
 		}
+		near, into := spans[from:to], out[from:to]
 		g.Go(func() error {
-			data, err := s.read(gctx, span{spans[from].offset, spans[to-1].end() - spans[from].offset})
+			start := near[0].offset
+			data, err := s.read(gctx, span{start, near[len(near)-1].end() - start})
 			if err != nil {
 				return err
 			}
-			for i := from; i < to; i++ {
-				at := spans[i].offset - spans[from].offset
-				if out[i], err = openBlock(data[at : at+spans[i].length]); err != nil {
+			for i, at := range near {
+				if into[i], err = openBlock(data[at.offset-start : at.end()-start]); err != nil {
 					return err
 				}
 			}

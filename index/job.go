@@ -1,0 +1,389 @@
+package index
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cardinalsin/action"
+	"cardinalsin/chunk"
+	"cardinalsin/series"
+	"cardinalsin/storage"
+	"cardinalsin/txlog"
+)
+
+// RunnerOptions configure a Runner; the zero value is useful.
+type RunnerOptions struct {
+	Policy Policy
+	// Index, if set, tells which segments are damaged.
+	Index *Index
+	// Interval is how often Run looks whether there is a version that it has
+	// not planned on. Default 30 seconds.
+	Interval time.Duration
+	// MinOrphanAge is vacuum's Margins.OrphanAge; a segment whose upload began
+	// half of it ago is not committed. Default 24 hours.
+	MinOrphanAge time.Duration
+	// Reads is the number of files opened at once. Default 16.
+	Reads int
+	// Logger reports jobs that failed in the background, and files that no
+	// index can be made of. Default discards.
+	Logger *slog.Logger
+	// OnEnd, if set, hears of each job that has ended.
+	OnEnd func(j Job, r Result, err error)
+}
+
+// EnsureDefaults fills in what is unset.
+func (o *RunnerOptions) EnsureDefaults() {
+	o.Policy.EnsureDefaults()
+	if o.Interval <= 0 {
+		o.Interval = 30 * time.Second
+	}
+	if o.MinOrphanAge <= 0 {
+		o.MinOrphanAge = 24 * time.Hour
+	}
+	if o.Reads <= 0 {
+		o.Reads = 16
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Result is what a job did.
+type Result struct {
+	Job     Job
+	Version action.Version // of the commit
+	Segment Segment        // no key: none was made
+	Series  int
+	// Skipped are the paths of files that could not be read; queries read them
+	// without the index, and say what is wrong with them.
+	Skipped []string
+}
+
+// Runner executes jobs. It may be used concurrently.
+type Runner struct {
+	log  *txlog.Log
+	opts RunnerOptions
+
+	mu      sync.Mutex
+	planned action.Version // the latest version planned on
+	pending bool
+}
+
+// NewRunner returns a runner for one table.
+func NewRunner(log *txlog.Log, o RunnerOptions) *Runner {
+	o.EnsureDefaults()
+	return &Runner{log: log, opts: o, planned: -1}
+}
+
+// Plan chooses the jobs for the latest version. Cost: a refresh of the log.
+func (r *Runner) Plan(ctx context.Context) ([]Job, error) {
+	snap, err := r.log.Snapshot(ctx, txlog.Latest())
+	if err != nil {
+		return nil, fmt.Errorf("plan index: %w", err)
+	}
+	p := r.opts.Policy
+	if p.Now, err = r.log.Store().Now(ctx); err != nil {
+		return nil, fmt.Errorf("plan index: read the store's clock: %w", err)
+	}
+	if r.opts.Index != nil {
+		p.Damaged = r.opts.Index.Damaged()
+	}
+	jobs, pending := plan(snap, p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.planned, r.pending = max(r.planned, snap.Version()), pending
+	return jobs, nil
+}
+
+// RunAll plans, runs every job, and returns what was done. A job that another
+// process was quicker with is left to it. Errors: storage errors, those of the
+// log.
+func (r *Runner) RunAll(ctx context.Context) ([]Result, error) {
+	jobs, err := r.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var done []Result
+	for _, j := range jobs {
+		res, err := r.RunJob(ctx, j)
+		switch {
+		case err == nil:
+			done = append(done, res)
+		case !errors.Is(err, txlog.ErrConflict):
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// Run executes what is due every Interval until ctx ends, if there is a version
+// that it has not planned on. It asks the store for none: whoever compacts or
+// writes does. Failures are logged and tried again.
+func (r *Runner) Run(ctx context.Context) error {
+	tick := time.NewTicker(r.opts.Interval)
+	defer tick.Stop()
+	again := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		r.mu.Lock()
+		due := again || r.pending || r.log.Known() > r.planned
+		r.mu.Unlock()
+		if !due {
+			continue
+		}
+		_, err := r.RunAll(ctx)
+		again = err != nil
+		if err != nil && ctx.Err() == nil {
+			r.opts.Logger.Error("indexing failed", "table", r.log.Root(), "err", err)
+		}
+	}
+}
+
+// RunJob makes the job's segment. When it returns nil that is committed, with
+// no change of files. It reads the columns of the files that identify series,
+// and keeps the segment, and the values of all labels, in memory.
+//
+// It needs no pin: a file that is gone is one that no new version names, and is
+// left out. Errors: txlog.ErrDomainChanged where another process has changed the
+// day's segments; storage errors.
+func (r *Runner) RunJob(ctx context.Context, j Job) (Result, error) {
+	res := Result{Job: j}
+	err := r.run(ctx, j, &res)
+	if err != nil {
+		err = fmt.Errorf("index %s: %w", j.Date, err)
+	}
+	if r.opts.OnEnd != nil {
+		r.opts.OnEnd(j, res, err)
+	}
+	return res, err
+}
+
+func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
+	began := r.log.Now()
+	if len(j.Files) > 0 {
+		data, err := r.build(ctx, j, res)
+		if err != nil {
+			return err
+		}
+		var name [8]byte
+		if _, err := rand.Read(name[:]); err != nil {
+			return fmt.Errorf("name the segment: %w", err)
+		}
+		res.Segment = Segment{
+			Key:   fmt.Sprintf("%s/%s-%s.idx", Folder, j.Date, hex.EncodeToString(name[:])),
+			Bytes: int64(len(data)), Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
+		}
+		if _, err := r.log.Store().Put(ctx, r.log.Root()+"/"+res.Segment.Key, bytes.NewReader(data)); err != nil {
+			return fmt.Errorf("upload %s: %w", res.Segment.Key, err)
+		}
+	}
+	snap, err := r.commit(ctx, j, res.Segment, began)
+	if err != nil {
+		return err
+	}
+	res.Version = snap.Version()
+	return nil
+}
+
+// commitTries bounds how often a job gives way to jobs for other days.
+const commitTries = 8
+
+// commit names the segment in the log.
+func (r *Runner) commit(ctx context.Context, j Job, s Segment, began time.Time) (*txlog.Snapshot, error) {
+	base := j.base
+	for try := 1; ; try++ {
+		segments, err := Segments(base)
+		if err != nil {
+			segments = nil // Plan has seen that, and makes all anew
+		}
+		var c configuration
+		for _, old := range segments {
+			switch {
+			case slices.Contains(j.Replaces, old.Key):
+			case s.Key != "" && old.Date == s.Date && old.Through > s.After && s.Through > old.After:
+				return nil, fmt.Errorf("%w: %s has the segment %s now", txlog.ErrDomainChanged, s.Date, old.Key)
+			default:
+				c.Segments = append(c.Segments, old)
+			}
+		}
+		if s.Key != "" {
+			c.Segments = append(c.Segments, s)
+		}
+		slices.SortFunc(c.Segments, func(a, b Segment) int {
+			return slices.Compare([]string{a.Date, a.Key}, []string{b.Date, b.Key})
+		})
+		text, err := json.Marshal(c)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", Domain, err)
+		}
+		tx := r.log.Begin(base, txlog.Operation{Name: "INDEX", Parameters: map[string]any{"date": j.Date.String(), "files": len(j.Files)}})
+		tx.SetDomain(Domain, string(text))
+		tx.Require(txlog.DomainUnchanged(Domain), txlog.UploadedSince(began, r.opts.MinOrphanAge/2))
+		// COMMIT POINT: before it the segment is an orphan.
+		snap, err := tx.Commit(ctx)
+		if err == nil || !errors.Is(err, txlog.ErrDomainChanged) || try == commitTries {
+			return snap, err
+		}
+		if base, err = r.log.Snapshot(ctx, txlog.Latest()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// badFile is an error for which one file is to blame.
+type badFile struct {
+	file int
+	err  error
+}
+
+func (e *badFile) Error() string { return e.err.Error() }
+func (e *badFile) Unwrap() error { return e.err }
+
+// build reads the files and encodes the segment. A file that is damaged or gone
+// is left out, and the rest begun anew.
+func (r *Runner) build(ctx context.Context, j Job, res *Result) ([]byte, error) {
+	adds := slices.Clone(j.Files)
+	for {
+		data, n, err := r.merge(ctx, adds)
+		var bad *badFile
+		if err != nil && errors.As(err, &bad) && (errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrUnsupported) || errors.Is(err, storage.ErrNotFound)) {
+			path := adds[bad.file].Path
+			r.opts.Logger.Warn("no index is made of a file", "table", r.log.Root(), "file", path, "err", err)
+			res.Skipped = append(res.Skipped, path)
+			adds = slices.Delete(adds, bad.file, bad.file+1)
+			continue
+		}
+		res.Series = n
+		return data, err
+	}
+}
+
+// merge makes the segment of these files.
+func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, error) {
+	files := make([]indexed, len(adds))
+	open := make([]*chunk.File, len(adds))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.opts.Reads)
+	for i, a := range adds {
+		g.Go(func() error {
+			key, err := r.log.Key(a.Path)
+			if err != nil {
+				return err
+			}
+			f, err := chunk.Open(gctx, chunk.StoreSource(r.log.Store(), key), a.Size)
+			if err != nil {
+				return &badFile{i, err}
+			}
+			open[i] = f
+			files[i] = indexed{path: a.Path, size: a.Size, identity: f.IdentityBytes()}
+			for n, rg := range f.RowGroups() {
+				if n == 0 {
+					files[i].time = rg.Time
+				}
+				files[i].time = files[i].time.Union(rg.Time)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, 0, err
+	}
+	b := newBuilder(files)
+	var queue runQueue
+	defer func() {
+		for _, c := range queue {
+			c.stop()
+		}
+	}()
+	for i, f := range open {
+		next, stop := iter.Pull2(f.Runs(ctx))
+		c := &runCursor{file: i, next: next, stop: stop}
+		queue = append(queue, c)
+		if err := c.advance(); err != nil {
+			return nil, 0, err
+		}
+	}
+	queue = slices.DeleteFunc(queue, func(c *runCursor) bool { return c.done })
+	heap.Init(&queue)
+	for len(queue) > 0 {
+		var runs []where
+		l, id := queue[0].run.Labels, queue[0].run.ID
+		for len(queue) > 0 && series.Compare(queue[0].run.Labels, l, queue[0].run.ID, id) == 0 {
+			c := queue[0]
+			runs = append(runs, where{c.file, c.run.RowGroup, c.run.First, c.run.Rows})
+			if err := c.advance(); err != nil {
+				return nil, 0, err
+			}
+			if c.done {
+				c.stop()
+				heap.Pop(&queue)
+			} else {
+				heap.Fix(&queue, 0)
+			}
+		}
+		b.add(l, id, runs)
+	}
+	data, err := b.finish()
+	return data, b.total, err
+}
+
+// runCursor stands on a run of a file.
+type runCursor struct {
+	file int
+	next func() (chunk.Run, error, bool)
+	stop func()
+	run  chunk.Run
+	done bool
+}
+
+func (c *runCursor) advance() error {
+	run, err, ok := c.next()
+	switch {
+	case err != nil:
+		return &badFile{c.file, err}
+	case !ok:
+		c.done = true
+		return nil
+	case c.run.Rows > 0 && series.Compare(c.run.Labels, run.Labels, c.run.ID, run.ID) > 0:
+		return &badFile{c.file, fmt.Errorf("%w: series out of order", chunk.ErrCorrupt)}
+	}
+	c.run = run
+	return nil
+}
+
+// runQueue orders cursors by series, then by file.
+type runQueue []*runCursor
+
+func (q runQueue) Len() int { return len(q) }
+func (q runQueue) Less(i, j int) bool {
+	a, b := q[i], q[j]
+	if c := series.Compare(a.run.Labels, b.run.Labels, a.run.ID, b.run.ID); c != 0 {
+		return c < 0
+	}
+	return a.file < b.file
+}
+func (q runQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *runQueue) Push(v any)   { *q = append(*q, v.(*runCursor)) }
+func (q *runQueue) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return last
+}
