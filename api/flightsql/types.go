@@ -2,6 +2,7 @@ package flightsql
 
 import (
 	"context"
+	"math"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/flight"
@@ -104,7 +105,6 @@ func (s *service) registerInfo() {
 		flightsql.SqlInfoFlightSqlServerTransaction:              int32(flightsql.SqlTransactionNone),
 		flightsql.SqlInfoFlightSqlServerCancel:                   true,
 		flightsql.SqlInfoFlightSqlServerBulkIngestion:            false,
-		flightsql.SqlInfoFlightSqlServerStatementTimeout:         int32(s.opts.Limits.Timeout.Milliseconds()),
 		flightsql.SqlInfoFlightSqlServerTransactionTimeout:       int32(0),
 		flightsql.SqlInfoDDLCatalog:                              false,
 		flightsql.SqlInfoDDLSchema:                               false,
@@ -135,8 +135,15 @@ func (s *service) registerInfo() {
 		flightsql.SqlInfoLocatorsUpdateCopy:                      false,
 		flightsql.SqlInfoStoredFunctionsUsingCallSyntaxSupported: false,
 	} {
-		if err := s.RegisterSqlInfo(id, v); err != nil {
-			panic(err) // a value of a type that it does not take: our bug
-		}
+		s.say(id, v)
+	}
+	if t := s.opts.Limits.Timeout; t > 0 { // else it is the engine's, which we do not know
+		s.say(flightsql.SqlInfoFlightSqlServerStatementTimeout, int32(min(t.Milliseconds(), math.MaxInt32)))
+	}
+}
+
+func (s *service) say(id flightsql.SqlInfo, v any) {
+	if err := s.RegisterSqlInfo(id, v); err != nil {
+		panic(err) // a value of a type that it does not take: our bug
 	}
 }
