@@ -22,6 +22,7 @@ import (
 
 	"cardinalsin/chunk"
 	"cardinalsin/compactor"
+	"cardinalsin/index"
 	"cardinalsin/ingest"
 	"cardinalsin/lease"
 	"cardinalsin/reader"
@@ -60,6 +61,7 @@ type Options struct {
 	WAL       wal.Options
 	Writer    writer.Options
 	Compactor compactor.Options
+	Indexer   index.RunnerOptions
 	Pins      lease.Options
 	// Wrap, if set, is laid around the store before anything uses it, as by
 	// benchmarks that make it slow.
@@ -84,7 +86,7 @@ func (o *Options) EnsureDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	o.Log.Logger, o.Writer.Logger, o.Compactor.Logger = o.Logger, o.Logger, o.Logger
+	o.Log.Logger, o.Writer.Logger, o.Compactor.Logger, o.Indexer.Logger = o.Logger, o.Logger, o.Logger, o.Logger
 }
 
 // DB is one open table. Writer is nil unless a WAL directory was given.
@@ -94,6 +96,8 @@ type DB struct {
 	Reader    *reader.Reader
 	Writer    *writer.Writer
 	Compactor *compactor.Runner
+	Index     *index.Index
+	Indexer   *index.Runner
 	Meter     *meter.Store
 
 	opts Options
@@ -202,6 +206,9 @@ func open(ctx context.Context, store *meter.Store, opts Options, mayCreate bool)
 	if err != nil {
 		return nil, errors.Join(err, db.closeWAL())
 	}
+	db.Index = index.New(db.Log, index.Options{Logger: opts.Logger})
+	opts.Indexer.Index = db.Index
+	db.Indexer = index.NewRunner(db.Log, opts.Indexer)
 	db.Reader = reader.New(db.Log, pins, reader.Options{Head: db.head})
 	db.Compactor = compactor.NewRunner(db.Log, db.Pins, holder, opts.Compactor)
 	return db, nil
@@ -268,7 +275,7 @@ func (db *DB) PinPrefix() string { return db.Log.Root() + "/_cardinal/pins" }
 func (db *DB) CacheDir() string { return db.opts.CacheDir }
 
 // Run does the work in the background until ctx ends: the upkeep of the log,
-// flushes, renewal of the pin, and compaction if compact is set.
+// flushes, renewal of the pin, and, if compact is set, compaction and the index.
 func (db *DB) Run(ctx context.Context, compact bool) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return db.Log.Run(ctx) })
@@ -279,6 +286,7 @@ func (db *DB) Run(ctx context.Context, compact bool) error {
 	}
 	if compact {
 		g.Go(func() error { return db.Compactor.Run(ctx) })
+		g.Go(func() error { return db.Indexer.Run(ctx) })
 	}
 	return g.Wait()
 }

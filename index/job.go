@@ -79,7 +79,7 @@ type Runner struct {
 
 	mu      sync.Mutex
 	planned action.Version // the latest version planned on
-	pending bool
+	due     time.Time      // by the local clock: time alone makes a job; zero for never
 }
 
 // NewRunner returns a runner for one table.
@@ -101,10 +101,13 @@ func (r *Runner) Plan(ctx context.Context) ([]Job, error) {
 	if r.opts.Index != nil {
 		p.Damaged = r.opts.Index.Damaged()
 	}
-	jobs, pending := plan(snap, p)
+	jobs, wait := plan(snap, p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.planned, r.pending = max(r.planned, snap.Version()), pending
+	r.planned, r.due = max(r.planned, snap.Version()), time.Time{}
+	if wait > 0 {
+		r.due = r.log.Now().Add(wait)
+	}
 	return jobs, nil
 }
 
@@ -143,7 +146,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		r.mu.Lock()
-		due := again || r.pending || r.log.Known() > r.planned
+		due := again || r.log.Known() > r.planned || !r.due.IsZero() && r.log.Now().After(r.due)
 		r.mu.Unlock()
 		if !due {
 			continue

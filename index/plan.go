@@ -27,6 +27,8 @@ type Policy struct {
 	// Settle is how long nothing has come for a day that is over until the
 	// little that came late gets a job. Default 10 minutes.
 	Settle time.Duration
+	// Eager makes a job of any file without an index, whenever it came.
+	Eager bool
 	// Rebuild makes all segments anew.
 	Rebuild bool
 	// Damaged lists keys of segments that are of no use.
@@ -84,25 +86,28 @@ func Plan(snap *txlog.Snapshot, policy Policy) []Job {
 	return jobs
 }
 
-// plan also reports whether time alone will make a job due.
-func plan(snap *txlog.Snapshot, policy Policy) (jobs []Job, pending bool) {
+// plan also tells after which time there will be a job though nothing happens,
+// 0 for never.
+func plan(snap *txlog.Snapshot, policy Policy) (jobs []Job, wait time.Duration) {
 	policy.EnsureDefaults()
 	if policy.Now.IsZero() {
 		policy.Now = snap.Time()
 	}
 	if !slices.Contains(snap.Protocol().WriterFeatures, txlog.ExclusiveFeature) || !slices.Equal(snap.Metadata().PartitionColumns, chunk.PartitionColumns()) {
-		return nil, false
+		return nil, 0
 	}
 	segments, err := Segments(snap)
 	if err != nil && !policy.Rebuild {
-		return nil, false
+		return nil, 0
 	}
 	for _, d := range days(snap, segments) {
-		found, wait := d.plan(snap, &policy)
+		found, w := d.plan(snap, &policy)
 		jobs = append(jobs, found...)
-		pending = pending || wait
+		if w > 0 && (wait == 0 || w < wait) {
+			wait = w
+		}
 	}
-	return jobs, pending
+	return jobs, wait
 }
 
 func days(snap *txlog.Snapshot, segments []Segment) []*day {
@@ -144,7 +149,7 @@ func days(snap *txlog.Snapshot, segments []Segment) []*day {
 	return out
 }
 
-func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, pending bool) {
+func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, wait time.Duration) {
 	anew := p.Rebuild
 	through, covered := int64(-1), 0
 	for _, s := range d.segments {
@@ -166,40 +171,44 @@ func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, pending bool) {
 	anew = anew || known != covered
 	if !anew {
 		fresh := d.files[known:]
-		if len(fresh) == 0 || !d.due(fresh, p, &pending) {
-			return nil, pending
+		if len(fresh) == 0 {
+			return nil, 0
+		}
+		if wait, ok := d.due(fresh, p); !ok {
+			return nil, wait
 		}
 		if len(d.segments) < p.MaxSegments {
-			return d.split(snap, p, fresh, through, nil), false
+			return d.split(snap, p, fresh, through, nil), 0
 		}
 	}
 	if len(d.files) == 0 && len(d.segments) == 0 {
-		return nil, false
+		return nil, 0
 	}
 	keys := make([]string, len(d.segments))
 	for i, s := range d.segments {
 		keys[i] = s.Key
 	}
-	return d.split(snap, p, d.files, -1, keys), false
+	return d.split(snap, p, d.files, -1, keys), 0
 }
 
-// due reports whether files without an index are worth a job.
-func (d *day) due(fresh []*action.Add, p *Policy, pending *bool) bool {
+// due reports whether files without an index are worth a job, or after which
+// time they will be.
+func (d *day) due(fresh []*action.Add, p *Policy) (wait time.Duration, ok bool) {
 	compacted := 0
 	for _, a := range fresh {
 		if tags, tagged, err := chunk.ParseTags(a.Tags); err == nil && tagged && tags.Level > 0 {
 			compacted++
 		}
 	}
-	if compacted >= p.MinFiles || len(fresh) >= 16*p.MinFiles {
-		return true
+	if p.Eager || compacted >= p.MinFiles || len(fresh) >= 16*p.MinFiles {
+		return 0, true
 	}
 	now := series.FromTime(p.Now)
 	if d.date >= now.Date() {
-		return false
+		return time.Duration(d.date.Range().Max-now+1) * time.Microsecond, false
 	}
-	*pending = time.UnixMilli(fresh[len(fresh)-1].ModificationTime).Add(p.Settle).After(p.Now)
-	return !*pending
+	wait = time.UnixMilli(fresh[len(fresh)-1].ModificationTime).Add(p.Settle).Sub(p.Now)
+	return max(wait, 0), wait <= 0
 }
 
 // split makes jobs of at most MaxFiles. Files of one commit stay together,

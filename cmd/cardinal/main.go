@@ -30,7 +30,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		Commands: []*ucli.Command{
 			serverCommand(), sqlCommand(), promqlCommand(),
 			logCommand(), showCommand(), filesCommand(), diffCommand(), checkpointCommand(),
-			compactCommand(), restoreCommand(), vacuumCommand(), pinsCommand(), checkCommand(), probeCommand(),
+			compactCommand(), indexCommand(), restoreCommand(), vacuumCommand(), pinsCommand(), checkCommand(), probeCommand(),
 			importCommand(), walCommand(), demoCommand(),
 		},
 		Action: func(c *ucli.Context) error {
