@@ -14,6 +14,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -348,5 +349,57 @@ func TestDeadline(t *testing.T) {
 	err := (&front{FlightServer: &silent{}, sql: sql}).DoGet(&flight.Ticket{}, streamOf{ctx: ctx})
 	if code, reason := says(err); code != codes.DeadlineExceeded || reason != "timeout" {
 		t.Errorf("%v, %q: %v", code, reason, err)
+	}
+}
+
+// TestConcurrent: calls that end, are left behind, are cancelled or fail, all
+// at once, leave nothing behind: no engine in use, no memory held.
+func TestConcurrent(t *testing.T) {
+	s := serve(t, Options{})
+	var group errgroup.Group
+	for i := range 24 {
+		group.Go(func() error {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			switch i % 4 {
+			case 0:
+				rows, _, err := s.query(ctx, "SELECT count(*) FROM metrics")
+				if err != nil || len(rows) != 1 || rows[0] != "2" {
+					return fmt.Errorf("%v: %w", rows, err)
+				}
+			case 1:
+				if _, _, err := s.query(ctx, "SELECT error('x') FROM metrics"); err == nil {
+					return errors.New("it does not fail")
+				}
+			default:
+				info, err := s.Execute(ctx, "SELECT * FROM range(1000000000000)")
+				if err != nil {
+					return err
+				}
+				r, err := s.DoGet(ctx, info.Endpoint[0].Ticket)
+				if err != nil {
+					return err
+				}
+				defer r.Release()
+				if !r.Next() {
+					return r.Err()
+				}
+				if i%4 == 3 {
+					_, err := s.CancelFlightInfo(ctx, &flight.CancelFlightInfoRequest{Info: info})
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return s.open.Load() == 0 })
+	// As many as the engine's memory is for at one time.
+	for range 5 {
+		if _, _, err := s.query(t.Context(), "SELECT count(*) FROM metrics"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
