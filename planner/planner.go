@@ -52,6 +52,8 @@ type Scan struct {
 	Files []File
 	// Skipped counts the files left out; only reasons that occurred are in it.
 	Skipped map[Reason]int
+	// SkippedBytes is their size.
+	SkippedBytes map[Reason]int64
 }
 
 // Bytes is the size of all files of the scan.
@@ -82,11 +84,12 @@ func (f *File) Rank() merge.Rank { return merge.Rank{Order: f.Tags.Order.Hi, Tie
 // skipped by other facts must not have them.
 func Plan(snap *txlog.Snapshot, sel series.Selector) (Scan, error) {
 	q := newQuery(snap, sel)
-	scan := Scan{Version: snap.Version(), Skipped: map[Reason]int{}}
+	scan := Scan{Version: snap.Version(), Skipped: map[Reason]int{}, SkippedBytes: map[Reason]int64{}}
 	for add := range snap.Files() {
 		f := facts{add: add}
 		if reason, skip := q.excludes(&f); skip {
 			scan.Skipped[reason]++
+			scan.SkippedBytes[reason] += add.Size
 			continue
 		}
 		tags, tagged, err := f.tags()

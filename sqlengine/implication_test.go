@@ -95,6 +95,23 @@ func TestSkipping(t *testing.T) {
 	}
 }
 
+// TestRowGroupsAreCounted: row groups hold 64 rows here.
+func TestRowGroupsAreCounted(t *testing.T) {
+	tb := newTable(t, Options{Threads: 1})
+	var at []int64
+	for i := range int64(300) {
+		at = append(at, i)
+	}
+	tb.flush(t, one(1, lbl("up"), at...))
+	x, err := tb.engine.Explain(context.Background(), "FROM metrics WHERE timestamp < '2026-01-02 00:01:00'", QueryOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := x.Tables[0]; got.RowGroups != 5 || got.RowGroupsSkipped != 4 || got.Bytes == 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // sqlRowsAsText returns the rows, of which there may be none.
 func (tb *table) sqlRowsAsText(t *testing.T, sql string) []string {
 	t.Helper()

@@ -3,8 +3,10 @@
 // It stands on layer 7, above sqlengine, and only translates: a request into a
 // query, rows into a body that streams, and errors into statuses.
 //
-//	request   {"query": text, "version"?: n, "as_of"?: RFC 3339, "format"?: name}
+//	request   {"query": text, "arguments"?: [value, …], "version"?: n,
+//	          "as_of"?: RFC 3339, "format"?: name, "explain"?: bool}
 //	response  the rows; json by default, an array with one object a row
+//	          with explain, {"tables": […], "plan": text}: what would be read
 //	error     {"error": {"code": text, "message": text}}
 //
 //	status  code
@@ -56,6 +58,7 @@ const VersionHeader = "Cardinal-Version"
 // Engine answers queries; *sqlengine.Engine is one.
 type Engine interface {
 	Query(ctx context.Context, sql string, opts sqlengine.QueryOptions) (*sqlengine.Rows, error)
+	Explain(ctx context.Context, sql string, opts sqlengine.QueryOptions) (*sqlengine.Explanation, error)
 }
 
 // Options configure a handler; the zero value is useful.
@@ -101,6 +104,9 @@ type request struct {
 	Version *int64  `json:"version"`
 	AsOf    *string `json:"as_of"`
 	Format  *string `json:"format"`
+	// Arguments are null, true, false, numbers and texts.
+	Arguments []any `json:"arguments"`
+	Explain   bool  `json:"explain"`
 }
 
 // errBadRequest: the request is not what the package comment says.
@@ -119,7 +125,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	opts := h.opts.Limits
-	opts.At = q.at
+	opts.At, opts.Arguments = q.at, q.arguments
+	if q.explain {
+		h.explain(w, r, q.sql, opts)
+		return
+	}
 	rows, err := h.engine.Query(r.Context(), q.sql, opts)
 	if err != nil {
 		h.fail(w, r, err)
@@ -147,17 +157,36 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// explain says what a statement would read.
+func (h *handler) explain(w http.ResponseWriter, r *http.Request, sql string, opts sqlengine.QueryOptions) {
+	x, err := h.engine.Explain(r.Context(), sql, opts)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		h.fail(w, r, fmt.Errorf("encode the explanation: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(b, '\n')) // the client may have gone
+}
+
 // query is a checked request.
 type query struct {
-	sql    string
-	at     txlog.At
-	format sqlengine.Format
+	sql       string
+	arguments []any
+	at        txlog.At
+	format    sqlengine.Format
+	explain   bool
 }
 
 func parse(body io.Reader) (query, error) {
 	var r request
 	d := json.NewDecoder(body)
 	d.DisallowUnknownFields()
+	d.UseNumber()
 	if err := d.Decode(&r); err != nil {
 		return query{}, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
@@ -167,7 +196,14 @@ func parse(body io.Reader) (query, error) {
 	if r.Query == nil {
 		return query{}, fmt.Errorf("%w: no query", errBadRequest)
 	}
-	q := query{sql: *r.Query, format: sqlengine.FormatJSON}
+	q := query{sql: *r.Query, format: sqlengine.FormatJSON, explain: r.Explain}
+	for i, a := range r.Arguments {
+		a, err := argument(a)
+		if err != nil {
+			return query{}, fmt.Errorf("%w: argument %d: %w", errBadRequest, i+1, err)
+		}
+		q.arguments = append(q.arguments, a)
+	}
 	if r.Format != nil {
 		f, err := sqlengine.ParseFormat(*r.Format)
 		if err != nil {
@@ -191,6 +227,22 @@ func parse(body io.Reader) (query, error) {
 		q.at = txlog.AtTime(t)
 	}
 	return q, nil
+}
+
+// argument gives a number the type that keeps it whole. What is no argument at
+// all the engine refuses.
+func argument(v any) (any, error) {
+	n, ok := v.(json.Number)
+	if !ok {
+		return v, nil
+	}
+	if i, err := strconv.ParseInt(n.String(), 10, 64); err == nil {
+		return i, nil
+	}
+	if u, err := strconv.ParseUint(n.String(), 10, 64); err == nil {
+		return u, nil
+	}
+	return n.Float64()
 }
 
 // versions lists what was read.

@@ -174,6 +174,58 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// TestArguments: each keeps its type, and is no part of the statement.
+func TestArguments(t *testing.T) {
+	s := newServer(t, Options{})
+	for _, c := range []struct{ body, want string }{
+		{`{"query": "SELECT value FROM metrics WHERE host = $1 AND value = $2", "arguments": ["a", 1]}`, `[{"value":1}]`},
+		{`{"query": "SELECT value FROM metrics WHERE host = ?", "arguments": ["' OR 1=1 --"]}`, `[]`},
+		{`{"query": "SELECT typeof(?) AS a, typeof(?) AS b, typeof(?) AS c, typeof(?) AS d, ? IS NULL AS e, ? AS f", "arguments": [1, 18446744073709551615, 1.5, true, null, 9007199254740993]}`,
+			`[{"a":"BIGINT","b":"UBIGINT","c":"DOUBLE","d":"BOOLEAN","e":true,"f":9007199254740993}]`},
+	} {
+		r, got, err := s.post(t, c.body)
+		if err != nil || r.StatusCode != http.StatusOK {
+			t.Errorf("%s: status %d, error %v: %s", c.body, r.StatusCode, err, got)
+		}
+		if d := cmp.Diff(c.want, strings.ReplaceAll(got, "\n", "")); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.body, d)
+		}
+	}
+}
+
+// TestExplain: what is read and skipped, by reason; no row is.
+func TestExplain(t *testing.T) {
+	s := newServer(t, Options{})
+	r, body, err := s.post(t, `{"query": "SELECT error('it runs') FROM metrics WHERE timestamp < ?", "arguments": ["2026-01-02 00:00:01"], "explain": true}`)
+	if err != nil || r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != "application/json" {
+		t.Fatalf("status %d, %v, error %v: %s", r.StatusCode, r.Header, err, body)
+	}
+	var x struct {
+		Tables []map[string]any `json:"tables"`
+		Plan   string           `json:"plan"`
+	}
+	if err := json.Unmarshal([]byte(body), &x); err != nil || len(x.Tables) != 1 || x.Plan == "" {
+		t.Fatalf("error %v: %s", err, body)
+	}
+	got := x.Tables[0]
+	skipped, _ := got["skipped_bytes"].(map[string]any)
+	if n, _ := skipped["time"].(float64); n < 100 {
+		t.Errorf("%v bytes skipped by time", n)
+	}
+	if n, _ := got["bytes"].(float64); n < 100 {
+		t.Errorf("%v bytes read", n)
+	}
+	delete(got, "skipped_bytes")
+	delete(got, "bytes")
+	want := map[string]any{
+		"table": "metrics", "version": 3.0, "head": false, "files": 1.0, "row_groups": 1.0, "row_groups_skipped": 0.0,
+		"skipped": map[string]any{"time": 1.0}, "compared": 0.0, "duplicates": false,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	s := newServer(t, Options{MaxBodyBytes: 1000, Limits: sqlengine.QueryOptions{MaxRows: 1000, Timeout: 300 * time.Millisecond}})
 	for _, c := range []struct {
@@ -194,6 +246,14 @@ func TestErrors(t *testing.T) {
 		{`{"query": "SELECT 1", "as_of": "yesterday"}`, 400, "bad_request"},
 		{`{"query": "SELECT 1", "as_of": "2026-01-02T00:00:00Z", "version": 1}`, 400, "bad_request"},
 		{`{"query": "` + strings.Repeat("x", 1000) + `"}`, 413, "body_too_large"},
+		{`{"query": "SELECT ?"}`, 400, "bad_request"},
+		{`{"query": "SELECT ?", "arguments": [1, 2]}`, 400, "bad_request"},
+		{`{"query": "SELECT ?", "arguments": [[1]]}`, 400, "bad_request"},
+		{`{"query": "SELECT ?", "arguments": [{}]}`, 400, "bad_request"},
+		{`{"query": "SELECT ?", "arguments": [1e999]}`, 400, "bad_request"},
+		{`{"query": "SELECT ?", "arguments": 1}`, 400, "bad_request"},
+		{`{"query": "DROP TABLE metrics", "explain": true}`, 422, "not_allowed"},
+		{`{"query": "FROM metrics", "explain": true, "version": 0}`, 410, "version_vacuumed"},
 		{`{"query": ""}`, 400, "syntax"},
 		{`{"query": "SELEC 1"}`, 400, "syntax"},
 		{`{"query": "SELECT nothing FROM metrics"}`, 400, "syntax"},

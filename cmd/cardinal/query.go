@@ -103,12 +103,12 @@ func explain(c *ucli.Context, engine *sqlengine.Engine, query string, limits sql
 		if t.Head {
 			head = "with the head"
 		}
-		if err := cli.Printf(c.App.Writer, "%s at version %d, %s: %d files read, %s\n", t.Table, int64(t.Version), head, t.Files, cli.Bytes(t.Bytes)); err != nil {
+		if err := cli.Printf(c.App.Writer, "%s at version %d, %s: %d files read, %s, %d of %d row groups skipped by time\n", t.Table, int64(t.Version), head, t.Files, cli.Bytes(t.Bytes), t.RowGroupsSkipped, t.RowGroups); err != nil {
 			return err
 		}
 		for _, reason := range planner.Reasons {
 			if n := t.Skipped[reason]; n > 0 {
-				if err := cli.Printf(c.App.Writer, "  %d files skipped by %s\n", n, reason); err != nil {
+				if err := cli.Printf(c.App.Writer, "  %d files skipped by %s, %s\n", n, reason, cli.Bytes(t.SkippedBytes[reason])); err != nil {
 					return err
 				}
 			}
