@@ -99,6 +99,9 @@ func (p *Plan) collect(ctx context.Context, s *txlog.Snapshot, begun time.Time, 
 	if err := p.collectData(ctx, s, begun); err != nil {
 		return err
 	}
+	if err := p.collectSegments(ctx, s, begun); err != nil {
+		return err
+	}
 	if p.LogObjects, err = p.collectLog(ctx, begun); err != nil {
 		return fmt.Errorf("collect log objects: %w", err)
 	}

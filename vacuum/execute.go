@@ -22,6 +22,7 @@ type Report struct {
 	Reached     action.Version
 	Files       int // removed files that were deleted
 	Orphans     int
+	Segments    int // of the index
 	LogObjects  int
 	Bytes       int64 // of all of them, as far as known
 	PinsRevoked int
@@ -84,6 +85,9 @@ func (p *Plan) execute(ctx context.Context, r *Report) error {
 	}
 	if err := p.delete(ctx, p.Orphans, &r.Orphans, &r.Bytes); err != nil {
 		return fmt.Errorf("delete orphans: %w", err)
+	}
+	if err := p.delete(ctx, p.Segments, &r.Segments, &r.Bytes); err != nil {
+		return fmt.Errorf("delete segments of the index: %w", err)
 	}
 	if err := p.delete(ctx, p.LogObjects, &r.LogObjects, &r.Bytes); err != nil {
 		return fmt.Errorf("delete log objects: %w", err)
@@ -172,6 +176,7 @@ func (r Report) metrics() map[string]string {
 	return map[string]string{
 		"numDeletedFiles":      strconv.Itoa(r.Files),
 		"numDeletedOrphans":    strconv.Itoa(r.Orphans),
+		"numDeletedSegments":   strconv.Itoa(r.Segments),
 		"numDeletedLogObjects": strconv.Itoa(r.LogObjects),
 		"numDeletedBytes":      strconv.FormatInt(r.Bytes, 10),
 		"numRevokedPins":       strconv.Itoa(r.PinsRevoked),

@@ -642,7 +642,7 @@ func TestEndTells(t *testing.T) {
 			delete(c.Info.OperationMetrics, k)
 		}
 	}
-	want := map[string]string{"numDeletedFiles": "1", "numDeletedOrphans": "2", "numDeletedLogObjects": "2", "numDeletedBytes": fmt.Sprint(r.Bytes), "numRevokedPins": "1"}
+	want := map[string]string{"numDeletedFiles": "1", "numDeletedOrphans": "2", "numDeletedSegments": "0", "numDeletedLogObjects": "2", "numDeletedBytes": fmt.Sprint(r.Bytes), "numRevokedPins": "1"}
 	if d := cmp.Diff(want, c.Info.OperationMetrics); d != "" {
 		t.Error(d)
 	}

@@ -1,6 +1,6 @@
 // Package vacuum is the only code that deletes objects of a table: data files
 // that no readable version names, orphans that nobody can commit any more,
-// and what the log no longer needs.
+// segments of the index that are replaced, and what the log no longer needs.
 //
 // It stands on layer 5. It rests on three agreements with others
 // (log-protocol 5 and 6): readers write their pin before they read the
@@ -34,8 +34,8 @@
 //
 // INVARIANT: no file is deleted that is live in a version which someone may
 // still read, or that may still be committed. It must never touch an object
-// under a name that begins with an underscore, the log's own and expired pins
-// excepted.
+// under a name that begins with an underscore, the log's own, expired pins and
+// segments of the index excepted.
 package vacuum
 
 import (
@@ -189,6 +189,7 @@ type Plan struct {
 	Pins       []lease.Pin // in key order; expired ones would be revoked
 	Files      []Object    // removed files, in key order
 	Orphans    []Object    // in key order; nil unless Full
+	Segments   []Object    // of the index, in key order
 	LogObjects []Object    // in version order
 
 	log       *txlog.Log

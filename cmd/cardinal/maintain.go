@@ -66,7 +66,7 @@ func vacuumCommand() *ucli.Command {
 			if c.Bool("json") {
 				return json.NewEncoder(c.App.Writer).Encode(reportRow{
 					Start: int64(report.Start), End: int64(report.End), Earliest: int64(report.Earliest), Files: report.Files, Orphans: report.Orphans,
-					LogObjects: report.LogObjects, Bytes: report.Bytes, PinsRevoked: report.PinsRevoked, Seconds: report.Duration.Seconds(),
+					Segments: report.Segments, LogObjects: report.LogObjects, Bytes: report.Bytes, PinsRevoked: report.PinsRevoked, Seconds: report.Duration.Seconds(),
 				})
 			}
 			return cli.Printf(c.App.Writer, "%s\n", describe(report))
@@ -81,6 +81,7 @@ type reportRow struct {
 	Earliest    int64   `json:"oldest_in_use"`
 	Files       int     `json:"files_deleted"`
 	Orphans     int     `json:"orphans_deleted"`
+	Segments    int     `json:"index_segments_deleted"`
 	LogObjects  int     `json:"log_objects_deleted"`
 	Bytes       int64   `json:"bytes_deleted"`
 	PinsRevoked int     `json:"pins_revoked"`
@@ -104,7 +105,7 @@ func printPlan(c *ucli.Context, plan *vacuum.Plan) error {
 	for _, group := range []struct {
 		kind    string
 		objects []vacuum.Object
-	}{{"file", plan.Files}, {"orphan", plan.Orphans}, {"log", plan.LogObjects}} {
+	}{{"file", plan.Files}, {"orphan", plan.Orphans}, {"index", plan.Segments}, {"log", plan.LogObjects}} {
 		for _, o := range group.objects {
 			rows = append(rows, planRow{group.kind, o.Key, o.Bytes})
 			total += o.Bytes
