@@ -1,5 +1,6 @@
-// Package cache keeps whole immutable objects of a remote store as local
-// files, for DuckDB, which opens files only.
+// Package cache keeps immutable objects of a remote store near: whole ones as
+// local files, and ranges of them in memory and in sparse local files, for
+// DuckDB, which opens files only.
 //
 // It stands on storage only. One directory belongs to one store and, while it
 // is open, to one process:
@@ -7,18 +8,34 @@
 //	lock                                      flock of the process
 //	tmp-<random>                              an object being fetched
 //	obj-<key>-<size>-<content><extension>     an object, whole
+//	rng-<key>-<size><extension>               ranges of an object at their places,
+//	                                          and holes
+//	rng-<key>-<size><extension>.map           which ranges
 //
 //	<key>      first 32 hex digits of the SHA-256 of the object's key
-//	<size>     bytes, decimal
+//	<size>     bytes of the object, decimal
 //	<content>  xxHash64 of the bytes, 16 hex digits
 //
-// A file gets its name when it is complete, and the name says what is in it:
-// so nothing needs to be synced, and a file that a crash or a bad disk has
-// damaged is found by its size when the directory is opened, or by its hash
-// when the file is first used, and is fetched again.
+// A map is a row of records, one for each piece that is there. A piece is what
+// was asked for, cut at multiples of 64 KiB. Numbers are little endian:
 //
-// INVARIANT: the files and the reservations of running fetches together never
-// exceed the bound, and no file that is in use is removed.
+//	bytes  field
+//	8      offset of the piece
+//	8      length, 1 to 65536
+//	8      xxHash64 of its bytes
+//	8      xxHash64 of the 24 bytes before
+//
+// The map ends before the first record that is not whole; of two records of
+// the same bytes the later one counts. Nothing needs to be synced: a file that
+// a crash or a bad disk has damaged is found by its size, or by a sum when it
+// is first used (pieces of ReadRange: whenever they are read from disk), and
+// is fetched again.
+//
+// Ranges are kept by S3-FIFO: in memory by piece, on disk by object.
+//
+// INVARIANT: whole files and the reservations of running fetches together, the
+// ranges on disk, and those in memory never exceed their bounds, and no file
+// that is in use is removed. What is handed out is what the store gave.
 //
 // It must never remove a file that it did not make, and never cache an object
 // whose key may get other bytes.
@@ -72,6 +89,8 @@ type Cache struct {
 	maxBytes int64
 	lock     *os.File
 	fills    sync.WaitGroup
+	ranges   *ranges
+	stop     context.CancelFunc // ends the requests for ranges
 
 	// mu guards all below, and the fields of entries that say so.
 	mu      sync.Mutex
@@ -86,6 +105,7 @@ type Cache struct {
 type Stats struct {
 	Files, Bytes, MaxBytes int64 // Bytes include what is being fetched
 	Hits, Misses, Evicted  int64 // files asked for and there, fetched, removed for room
+	Ranges                 RangeStats
 }
 
 // entryID tells objects apart: by key, and by size, so that a caller with a
@@ -113,9 +133,42 @@ type entry struct {
 	err error // readable once done is closed
 }
 
-// Open opens a cache in dir, which it creates if needed, with what an earlier
-// process left there as far as maxBytes allow. Errors: ErrInUse.
+// Options say how large a cache is; the zero value keeps nothing.
+type Options struct {
+	// Dir is the directory, which is created if needed. Empty: memory only.
+	Dir string
+	// FileBytes bounds whole files, RangeBytes the ranges on disk, MemoryBytes
+	// those in memory.
+	FileBytes, RangeBytes, MemoryBytes int64
+}
+
+// New opens a cache with what an earlier process left in its directory, as far
+// as there is room. Errors: ErrInUse.
+func New(o Options) (*Cache, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	r := newRanges(ctx, o.Dir, o.MemoryBytes, o.RangeBytes)
+	if o.Dir == "" {
+		r.disk.max = 0
+		return &Cache{ranges: r, stop: stop, entries: map[entryID]*entry{}}, nil
+	}
+	c, err := openFiles(o.Dir, o.FileBytes)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	c.ranges, c.stop = r, stop
+	if err := r.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open cache: %w", err), c.Close())
+	}
+	return c, nil
+}
+
+// Open opens a cache for whole files only.
 func Open(dir string, maxBytes int64) (*Cache, error) {
+	return New(Options{Dir: dir, FileBytes: maxBytes})
+}
+
+func openFiles(dir string, maxBytes int64) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
@@ -207,7 +260,15 @@ func (c *Cache) Close() error {
 		}
 	}
 	c.mu.Unlock()
+	c.ranges.mu.Lock()
+	c.ranges.closed = true
+	c.ranges.mu.Unlock()
+	c.stop()
 	c.fills.Wait()
+	c.ranges.flights.Wait()
+	if c.lock == nil {
+		return nil
+	}
 	if err := c.lock.Close(); err != nil {
 		return fmt.Errorf("close cache: %w", err)
 	}
@@ -220,6 +281,7 @@ func (c *Cache) Stats() Stats {
 	defer c.mu.Unlock()
 	s := c.stats
 	s.Files, s.Bytes, s.MaxBytes = int64(c.lru.Len()), c.used, c.maxBytes
+	s.Ranges = c.ranges.snapshot()
 	return s
 }
 
@@ -252,7 +314,7 @@ func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int6
 		}
 		return path, func() {}, nil
 	}
-	id := entryID{fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:32], size}
+	id := entryID{keyHash(key), size}
 	for {
 		e, err := c.acquire(ctx, s, key, id)
 		if err != nil {
@@ -281,6 +343,8 @@ func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int6
 		return e.path, sync.OnceFunc(func() { c.release(e) }), nil
 	}
 }
+
+func keyHash(key string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:32] }
 
 func checkFile(path string, size int64) error {
 	info, err := os.Stat(path)

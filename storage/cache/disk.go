@@ -1,0 +1,397 @@
+package cache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"cardinalsin/storage"
+)
+
+const (
+	mapSuffix   = ".map"
+	recordBytes = 32
+)
+
+var sparseName = regexp.MustCompile(`^rng-([0-9a-f]{32})-([0-9]{1,18})((?:\.[a-z0-9]{1,16})?)$`)
+
+func (r *ranges) path(o *object) string {
+	return filepath.Join(r.dir, fmt.Sprintf("rng-%s-%d%s", o.id.keyHash, o.id.size, o.ext))
+}
+
+// appendRecord writes a piece's line of the map.
+func appendRecord(b []byte, p *piece) []byte {
+	at := len(b)
+	b = binary.LittleEndian.AppendUint64(b, uint64(p.Offset))
+	b = binary.LittleEndian.AppendUint64(b, uint64(p.Length))
+	b = binary.LittleEndian.AppendUint64(b, p.sum)
+	return binary.LittleEndian.AppendUint64(b, xxhash.Sum64(b[at:]))
+}
+
+// parseMap reads the pieces of a map up to the first record that is not whole.
+func parseMap(b []byte, size int64) (pieces []*piece) {
+	for ; len(b) >= recordBytes; b = b[recordBytes:] {
+		p := &piece{Span: Span{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:]))}, sum: binary.LittleEndian.Uint64(b[16:]), disk: true}
+		if xxhash.Sum64(b[:24]) != binary.LittleEndian.Uint64(b[24:]) ||
+			p.Offset < 0 || p.Length <= 0 || p.Length > pieceBytes || p.Offset > size-p.Length {
+			break
+		}
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+// store writes pieces, whose bytes data gives, to the object's file.
+// Errors: ErrNoRoom, storage.ErrFull, and those of the disk.
+func (r *ranges) store(o *object, pieces []*piece, data func(*piece) []byte) error {
+	var need int64
+	for _, p := range pieces {
+		need += p.Length + recordBytes
+	}
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	r.mu.Lock()
+	o.users++ // not to be let go meanwhile
+	room := r.disk.grow(&o.item, need)
+	life, there := o.life, o.file
+	r.mu.Unlock()
+	err := fmt.Errorf("%w: %d bytes more", ErrNoRoom, need)
+	if room {
+		err = typed(r.write(o, there, pieces, data))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o.users--
+	for _, p := range pieces {
+		p.storing = false
+		p.disk = p.disk || err == nil && life == o.life
+		p.sound = p.disk
+	}
+	if err == nil && life == o.life {
+		o.file = true
+		return nil
+	}
+	if room && life == o.life {
+		r.disk.add(&o.item, -need)
+		if !there {
+			r.disk.remove(&o.item)
+		}
+	}
+	if err == nil {
+		return nil // lost again at once; who needs it finds out
+	}
+	r.stats.Unwritten++
+	return err
+}
+
+// write puts bytes first and their records last, so that no record speaks of
+// bytes that were never written.
+func (r *ranges) write(o *object, there bool, pieces []*piece, data func(*piece) []byte) (err error) {
+	flags := os.O_RDWR
+	if !there {
+		flags |= os.O_CREATE | os.O_TRUNC
+	}
+	path := r.path(o)
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	m, err := os.OpenFile(path+mapSuffix, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if !there {
+		if err := f.Truncate(o.id.size); err != nil {
+			return err
+		}
+	}
+	var records []byte
+	for _, p := range pieces {
+		if err := r.writeAt(f, data(p), p.Offset); err != nil {
+			return err
+		}
+		records = appendRecord(records, p)
+	}
+	end, err := m.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	end -= end % recordBytes // over what an earlier write left torn
+	return r.writeAt(m, records, end)
+}
+
+// load reads a piece from disk; false: it is not there, or was damaged, and is
+// to be fetched.
+func (r *ranges) load(o *object, p *piece) ([]byte, bool) {
+	data := make([]byte, p.Length)
+	f, err := os.Open(r.path(o))
+	if err == nil {
+		_, err = f.ReadAt(data, p.Offset)
+		err = errors.Join(err, f.Close())
+	}
+	ok := err == nil && xxhash.Sum64(data) == p.sum
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case ok:
+		p.sound = p.disk
+		r.remember(o, p, data)
+	case p.disk:
+		r.stats.Damaged++
+		if errors.Is(err, fs.ErrNotExist) {
+			r.lose(o)
+			break
+		}
+		p.disk, p.sound = false, false
+		r.disk.add(&o.item, -p.Length-recordBytes)
+	}
+	return data, ok
+}
+
+// forget removes an object's file. The caller holds mu, and has taken or takes
+// the object out of the disk tier.
+func (r *ranges) forget(o *object) {
+	// Where a file stays, it is found when the directory is opened.
+	_ = os.Remove(r.path(o) + mapSuffix)
+	_ = os.Remove(r.path(o))
+	o.file = false
+	o.life++
+	for _, p := range o.pieces {
+		p.disk, p.sound = false, false
+	}
+}
+
+// lose gives up a file that is not what it was. The caller holds mu.
+func (r *ranges) lose(o *object) {
+	r.forget(o)
+	r.disk.remove(&o.item)
+}
+
+// Sparse returns a local file of an object's size which holds the given
+// ranges at their places, checked; the rest of it may be holes, which read as
+// zeros. What is missing is fetched as by ReadRange. The file stays, and never
+// changes but where there were holes, until release is called, which the
+// caller must do once, and may do again. A store that keeps its objects as
+// files gives their own paths, whole.
+//
+// Errors: ErrNoRoom, storage.ErrFull, and those of ReadRange.
+func (c *Cache) Sparse(ctx context.Context, s storage.Store, key string, size int64, spans []Span) (path string, release func(), err error) {
+	if path, ok := storage.LocalPath(s, key); ok {
+		if err := checkFile(path, size); err != nil {
+			return "", nil, fmt.Errorf("sparse file of %q: %w", key, err)
+		}
+		return path, func() {}, nil
+	}
+	if path, release, err = c.ranges.sparse(ctx, s, key, size, spans); err != nil {
+		return "", nil, fmt.Errorf("sparse file of %q: %w", key, err)
+	}
+	return path, release, nil
+}
+
+func (r *ranges) sparse(ctx context.Context, s storage.Store, key string, size int64, spans []Span) (string, func(), error) {
+	spans, err := tidy(spans, size)
+	switch {
+	case err != nil:
+		return "", nil, err
+	case r.disk.max <= 0:
+		return "", nil, fmt.Errorf("%w: there is no disk tier", ErrNoRoom)
+	case len(spans) == 0:
+		return "", nil, fmt.Errorf("%w: no ranges", storage.ErrInvalidRange)
+	}
+	r.mu.Lock()
+	o := r.object(key, size)
+	o.users++
+	r.mu.Unlock()
+	release := sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		o.users--
+		r.prune(o)
+	})
+	for range attempts {
+		var ok bool
+		if ok, err = r.complete(ctx, o, s, key, spans); ok {
+			touch(r.path(o))
+			return r.path(o), release, nil
+		}
+		if err != nil {
+			break
+		}
+	}
+	release()
+	if err == nil {
+		err = fmt.Errorf("%w: the disk does not keep what is written", storage.ErrUnavailable)
+	}
+	return "", nil, err
+}
+
+// complete brings spans into an object's file; false without an error: damage
+// was found, try again.
+func (r *ranges) complete(ctx context.Context, o *object, s storage.Store, key string, spans []Span) (bool, error) {
+	_, flights, err := r.plan(ctx, s, key, o.id.size, spans)
+	if err != nil {
+		return false, err
+	}
+	if err := r.wait(ctx, flights); err != nil {
+		return false, err
+	}
+	for _, f := range flights {
+		select {
+		case <-f.stored:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		if f.unkept != nil {
+			return false, f.unkept
+		}
+	}
+	whole := true
+	var write, check []*piece
+	r.mu.Lock()
+	if o.file && checkFile(r.path(o), o.id.size) != nil {
+		r.lose(o)
+	}
+	bytes := map[*piece][]byte{}
+	for _, want := range spans {
+		for at := want.Offset; at < want.end(); {
+			p := o.find(at)
+			if p == nil {
+				whole = false
+				break
+			}
+			at = p.end()
+			switch {
+			case !p.disk && p.storing:
+				whole = false
+			case !p.disk:
+				p.storing = true
+				bytes[p] = p.data
+				write = append(write, p)
+			case !p.sound:
+				check = append(check, p)
+			}
+		}
+	}
+	r.mu.Unlock()
+	if len(write) > 0 {
+		if err := r.store(o, write, func(p *piece) []byte { return bytes[p] }); err != nil {
+			return false, err
+		}
+		whole = false // look again, whether it stayed
+	}
+	for _, p := range check {
+		if _, ok := r.load(o, p); !ok {
+			whole = false
+		}
+	}
+	return whole, nil
+}
+
+// open indexes the files that an earlier process left. Sums are looked at when
+// bytes are read.
+func (r *ranges) open() error {
+	dir, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	type found struct {
+		o    *object
+		used time.Time
+	}
+	var files []found
+	remove := func(name string) error {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	for _, f := range dir {
+		name := filepath.Join(r.dir, f.Name())
+		base, isMap := strings.CutSuffix(f.Name(), mapSuffix)
+		parts := sparseName.FindStringSubmatch(base)
+		if parts == nil || !f.Type().IsRegular() {
+			continue
+		}
+		if isMap {
+			if _, err := os.Stat(strings.TrimSuffix(name, mapSuffix)); errors.Is(err, fs.ErrNotExist) {
+				if err := remove(name); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		info, err := f.Info()
+		if err != nil {
+			return err
+		}
+		size, err := strconv.ParseInt(parts[2], 10, 64)
+		if err != nil {
+			continue // no file of ours
+		}
+		o := &object{id: entryID{parts[1], size}, ext: parts[3], file: true}
+		o.item = item{id: o.id, owner: o}
+		records, err := os.ReadFile(name + mapSuffix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, p := range parseMap(records, size) {
+			o.insert(p)
+		}
+		if info.Size() != size || len(o.pieces) == 0 || r.objects[o.id] != nil {
+			if err := errors.Join(remove(name+mapSuffix), remove(name)); err != nil {
+				return err
+			}
+			continue
+		}
+		r.objects[o.id] = o
+		files = append(files, found{o, info.ModTime()})
+	}
+	slices.SortFunc(files, func(a, b found) int { return b.used.Compare(a.used) })
+	for _, f := range files {
+		var bytes int64
+		for _, p := range f.o.pieces {
+			bytes += p.Length + recordBytes
+		}
+		if r.disk.used+bytes > r.disk.max {
+			r.forget(f.o)
+			delete(r.objects, f.o.id)
+			continue
+		}
+		r.disk.ghosts[f.o.id] = struct{}{} // not new
+		r.disk.grow(&f.o.item, bytes)
+		delete(r.disk.ghosts, f.o.id)
+		// The last used one came first and belongs to the front.
+		r.disk.main.MoveToBack(f.o.item.element)
+	}
+	return nil
+}
+
+// insert adds a piece of a map. A later record of the same bytes takes the
+// place of an earlier one.
+func (o *object) insert(p *piece) {
+	i, same := slices.BinarySearchFunc(o.pieces, p.Offset, func(a *piece, at int64) int {
+		return int(min(max(a.Offset-at, -1), 1))
+	})
+	switch {
+	case same && o.pieces[i].Length == p.Length:
+		o.pieces[i] = p
+	case same, i > 0 && o.pieces[i-1].end() > p.Offset, i < len(o.pieces) && o.pieces[i].Offset < p.end():
+	default:
+		o.pieces = slices.Insert(o.pieces, i, p)
+	}
+}

@@ -1,0 +1,27 @@
+package cache
+
+import "os"
+
+// FailWrites makes every write of ranges to disk fail, until it is called with
+// nil.
+func (c *Cache) FailWrites(err error) {
+	c.ranges.mu.Lock()
+	defer c.ranges.mu.Unlock()
+	c.ranges.writeAt = writeAt
+	if err != nil {
+		c.ranges.writeAt = func(*os.File, []byte, int64) error { return err }
+	}
+}
+
+// SparseFiles lists the files that hold ranges.
+func (c *Cache) SparseFiles() []string {
+	c.ranges.mu.Lock()
+	defer c.ranges.mu.Unlock()
+	var out []string
+	for _, o := range c.ranges.objects {
+		if o.file {
+			out = append(out, c.ranges.path(o))
+		}
+	}
+	return out
+}
