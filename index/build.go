@@ -156,8 +156,9 @@ func sharedPrefix(a, b string) int {
 	return n
 }
 
-// finish completes the segment.
-func (b *builder) finish() ([]byte, error) {
+// finish completes the segment, and tells how long its directory is, tail
+// included.
+func (b *builder) finish() (data []byte, directory int64, err error) {
 	if b.inPage > 0 {
 		b.endPage()
 	}
@@ -178,7 +179,7 @@ func (b *builder) finish() ([]byte, error) {
 			m.RunOptimize()
 			raw, err := m.ToBytes()
 			if err != nil {
-				return nil, fmt.Errorf("encode postings: %w", err)
+				return nil, 0, fmt.Errorf("encode postings: %w", err)
 			}
 			if len(raw) <= maxInline {
 				inline[v] = raw
@@ -276,5 +277,5 @@ func (b *builder) finish() ([]byte, error) {
 	var n int
 	b.out, n = appendBlock(b.out, dir)
 	b.out = binary.LittleEndian.AppendUint64(b.out, uint64(n))
-	return append(b.out, magic...), nil
+	return append(b.out, magic...), int64(n) + tailBytes, nil
 }

@@ -15,8 +15,6 @@ const (
 	magic = "CARDIDX1"
 	// tailBytes end a segment: the directory's length, and the magic.
 	tailBytes = 16
-	// tailGuess is read first; it holds the directory of all but the largest.
-	tailGuess = 64 << 10
 	// seriesPerPage: a query for one series decodes that many.
 	seriesPerPage = 256
 	// valuePageBytes is when a page of values is full, before compression.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"cardinalsin/action"
@@ -75,39 +76,47 @@ func metric(name string, pairs ...string) labels.Labels {
 // first, and returns its path.
 func (tb *table) write(day, level int, sets ...labels.Labels) string {
 	tb.t.Helper()
+	return tb.writeAll(day, level, sets)[0]
+}
+
+// writeAll commits some files at once.
+func (tb *table) writeAll(day, level int, files ...[]labels.Labels) (paths []string) {
+	tb.t.Helper()
 	start := firstDay + series.Timestamp(day)*series.Timestamp(24*time.Hour/time.Microsecond)
-	var in []chunk.Series
-	for _, l := range sets {
-		in = append(in, chunk.Series{Labels: l, ID: series.IDOf(l), Samples: []series.Sample{{Time: start, Value: 1}, {Time: start + 1000, Value: 2}}})
-	}
-	slices.SortFunc(in, func(a, b chunk.Series) int { return series.Compare(a.Labels, b.Labels, a.ID, b.ID) })
-	snap := tb.latest()
-	layout, err := chunk.LayoutOf(snap.Schema())
+	layout, err := chunk.LayoutOf(tb.latest().Schema())
 	if err != nil {
 		tb.t.Fatalf("layout: %v", err)
 	}
-	// Row groups so small that series go on in the next.
-	e, err := chunk.Encode(chunk.Options{RowGroupRows: 5}, layout, merge.Slice(in))
-	if err != nil {
-		tb.t.Fatalf("encode: %v", err)
-	}
-	tb.order++
-	path := fmt.Sprintf("date=%s/shard=0/%04d.parquet", start.Date(), tb.order)
-	if _, err := tb.store.Put(context.Background(), root+"/"+path, bytes.NewReader(e.Data)); err != nil {
-		tb.t.Fatalf("put: %v", err)
-	}
-	stats, err := e.Stats.Encode()
-	if err != nil {
-		tb.t.Fatalf("stats: %v", err)
-	}
 	tx := tb.log.Begin(nil, txlog.Operation{Name: "WRITE"})
-	tx.Add(action.Add{
-		Path: path, Size: int64(len(e.Data)), DataChange: true, Stats: stats,
-		PartitionValues: action.ObjectOf(map[string]string{chunk.ColumnDate: start.Date().String(), chunk.ColumnShard: "0"}),
-		Tags:            chunk.Tags{Level: level, Order: chunk.Order{Lo: tb.order, Hi: tb.order}, Time: e.Time, Keys: e.Keys}.Encode(),
-	})
+	for _, sets := range files {
+		var in []chunk.Series
+		for _, l := range sets {
+			in = append(in, chunk.Series{Labels: l, ID: series.IDOf(l), Samples: []series.Sample{{Time: start, Value: 1}, {Time: start + 1000, Value: 2}}})
+		}
+		slices.SortFunc(in, func(a, b chunk.Series) int { return series.Compare(a.Labels, b.Labels, a.ID, b.ID) })
+		// Row groups so small that series go on in the next.
+		e, err := chunk.Encode(chunk.Options{RowGroupRows: 5}, layout, merge.Slice(in))
+		if err != nil {
+			tb.t.Fatalf("encode: %v", err)
+		}
+		tb.order++
+		path := fmt.Sprintf("date=%s/shard=0/%05d.parquet", start.Date(), tb.order)
+		if _, err := tb.store.Put(context.Background(), root+"/"+path, bytes.NewReader(e.Data)); err != nil {
+			tb.t.Fatalf("put: %v", err)
+		}
+		stats, err := e.Stats.Encode()
+		if err != nil {
+			tb.t.Fatalf("stats: %v", err)
+		}
+		tx.Add(action.Add{
+			Path: path, Size: int64(len(e.Data)), DataChange: true, Stats: stats,
+			PartitionValues: action.ObjectOf(map[string]string{chunk.ColumnDate: start.Date().String(), chunk.ColumnShard: "0"}),
+			Tags:            chunk.Tags{Level: level, Order: chunk.Order{Lo: tb.order, Hi: tb.order}, Time: e.Time, Keys: e.Keys}.Encode(),
+		})
+		paths = append(paths, path)
+	}
 	tb.commit(tx)
-	return path
+	return paths
 }
 
 func (tb *table) remove(path string) {
@@ -218,3 +227,5 @@ func (tb *table) sets(path string, sel series.Selector) map[labels.Labels]bool {
 	}
 	return out
 }
+
+func newBitmap() *roaring.Bitmap { return roaring.New() }

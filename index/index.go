@@ -19,12 +19,13 @@
 //
 // The configuration of cardinal.index is JSON, {"segments": […]}, each with
 //
-//	key      object below the table's root, "_index/…"
-//	bytes    its size
-//	date     the day of its files, YYYY-MM-DD
-//	files    how many files it was made for
-//	after    ms: it is for the day's files that were committed later than this
-//	through  ms: and not later than this
+//	key        object below the table's root, "_index/…"
+//	bytes      its size
+//	directory  bytes of its end that hold the directory
+//	date       the day of its files, YYYY-MM-DD
+//	files      how many files it was made for
+//	after      ms: it is for the day's files that were committed later than this
+//	through    ms: and not later than this
 //
 // # Segments
 //
@@ -84,12 +85,14 @@ var ErrCorrupt = errors.New("corrupt index segment")
 
 // Segment is one segment as the log names it.
 type Segment struct {
-	Key     string `json:"key"` // below the table's root
-	Bytes   int64  `json:"bytes"`
-	Date    string `json:"date"`
-	Files   int    `json:"files"`
-	After   int64  `json:"after"`
-	Through int64  `json:"through"`
+	Key   string `json:"key"` // below the table's root
+	Bytes int64  `json:"bytes"`
+	// Directory is what to read first, from the end.
+	Directory int64  `json:"directory"`
+	Date      string `json:"date"`
+	Files     int    `json:"files"`
+	After     int64  `json:"after"`
+	Through   int64  `json:"through"`
 }
 
 type configuration struct {
@@ -111,7 +114,7 @@ func Segments(snap *txlog.Snapshot) ([]Segment, error) {
 		if !strings.HasPrefix(s.Key, Folder+"/") || storage.ValidateKey(s.Key) != nil {
 			return nil, fmt.Errorf("%w: %s names %.200q", action.ErrCorrupt, Domain, s.Key)
 		}
-		if _, err := series.ParseDate(s.Date); err != nil || s.Bytes < 0 || s.Files < 0 {
+		if _, err := series.ParseDate(s.Date); err != nil || s.Bytes < 0 || s.Directory < 0 || s.Files < 0 {
 			return nil, fmt.Errorf("%w: %s: segment %s", action.ErrCorrupt, Domain, s.Key)
 		}
 	}

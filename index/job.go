@@ -181,7 +181,7 @@ func (r *Runner) RunJob(ctx context.Context, j Job) (Result, error) {
 func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
 	began := r.log.Now()
 	if len(j.Files) > 0 {
-		data, err := r.build(ctx, j, res)
+		data, directory, err := r.build(ctx, j, res)
 		if err != nil {
 			return err
 		}
@@ -191,7 +191,7 @@ func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
 		}
 		res.Segment = Segment{
 			Key:   fmt.Sprintf("%s/%s-%s.idx", Folder, j.Date, hex.EncodeToString(name[:])),
-			Bytes: int64(len(data)), Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
+			Bytes: int64(len(data)), Directory: directory, Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
 		}
 		if _, err := r.log.Store().Put(ctx, r.log.Root()+"/"+res.Segment.Key, bytes.NewReader(data)); err != nil {
 			return fmt.Errorf("upload %s: %w", res.Segment.Key, err)
@@ -261,10 +261,10 @@ func (e *badFile) Unwrap() error { return e.err }
 
 // build reads the files and encodes the segment. A file that is damaged or gone
 // is left out, and the rest begun anew.
-func (r *Runner) build(ctx context.Context, j Job, res *Result) ([]byte, error) {
+func (r *Runner) build(ctx context.Context, j Job, res *Result) (data []byte, directory int64, err error) {
 	adds := slices.Clone(j.Files)
 	for {
-		data, n, err := r.merge(ctx, adds)
+		data, directory, n, err := r.merge(ctx, adds)
 		var bad *badFile
 		if err != nil && errors.As(err, &bad) && (errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrUnsupported) || errors.Is(err, storage.ErrNotFound)) {
 			path := adds[bad.file].Path
@@ -274,12 +274,12 @@ func (r *Runner) build(ctx context.Context, j Job, res *Result) ([]byte, error) 
 			continue
 		}
 		res.Series = n
-		return data, err
+		return data, directory, err
 	}
 }
 
 // merge makes the segment of these files.
-func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, error) {
+func (r *Runner) merge(ctx context.Context, adds []*action.Add) (data []byte, directory int64, n int, err error) {
 	files := make([]indexed, len(adds))
 	open := make([]*chunk.File, len(adds))
 	g, gctx := errgroup.WithContext(ctx)
@@ -306,7 +306,7 @@ func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, er
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	b := newBuilder(files)
 	var queue runQueue
@@ -320,7 +320,7 @@ func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, er
 		c := &runCursor{file: i, next: next, stop: stop}
 		queue = append(queue, c)
 		if err := c.advance(); err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
 	}
 	queue = slices.DeleteFunc(queue, func(c *runCursor) bool { return c.done })
@@ -332,7 +332,7 @@ func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, er
 			c := queue[0]
 			runs = append(runs, where{c.file, c.run.RowGroup, c.run.First, c.run.Rows})
 			if err := c.advance(); err != nil {
-				return nil, 0, err
+				return nil, 0, 0, err
 			}
 			if c.done {
 				c.stop()
@@ -343,8 +343,8 @@ func (r *Runner) merge(ctx context.Context, adds []*action.Add) ([]byte, int, er
 		}
 		b.add(l, id, runs)
 	}
-	data, err := b.finish()
-	return data, b.total, err
+	data, directory, err = b.finish()
+	return data, directory, b.total, err
 }
 
 // runCursor stands on a run of a file.

@@ -26,6 +26,7 @@ type segment struct {
 	index *Index
 	key   string // in the store
 	size  int64
+	guess int64 // where the directory begins, from the end
 	dir   int64 // bytes of the directory, decompressed
 
 	files    []indexed
@@ -68,8 +69,7 @@ func (s *segment) label(name string) *label {
 	return &s.labels[s.sorted[i]]
 }
 
-// segment opens a segment, or finds it open: one request, or two where the
-// directory is large.
+// segment opens a segment, or finds it open: one request.
 func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
 	x.mu.Lock()
 	s, ok := x.open[e.Key]
@@ -77,7 +77,7 @@ func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
 	if ok {
 		return s, nil
 	}
-	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes}
+	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, guess: e.Directory}
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (s *segment) load(ctx context.Context) error {
 	if s.size < int64(len(magic))+tailBytes {
 		return fmt.Errorf("%w: %d bytes", ErrCorrupt, s.size)
 	}
-	guess := min(s.size, tailGuess)
+	guess := min(s.size, max(s.guess, tailBytes))
 	tail, err := s.read(ctx, span{s.size - guess, guess})
 	if err != nil {
 		return err
