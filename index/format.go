@@ -18,7 +18,7 @@ const (
 	// seriesPerPage: a query for one series decodes that many.
 	seriesPerPage = 256
 	// valuePageBytes is when a page of values is full, before compression.
-	valuePageBytes = 32 << 10
+	valuePageBytes = 16 << 10
 	// maxBlock bounds a block, as it is stored and when it is decompressed.
 	maxBlock = 256 << 20
 	// maxInline is the most postings, or bytes of a bitmap, in a value's page.

@@ -37,7 +37,7 @@
 //	8         "CARDIDX1"
 //	…         series pages: blocks of 256 series
 //	…         postings: for values that many series have, a block each
-//	…         value pages: blocks of about 32 KiB, by label, then by value
+//	…         value pages: blocks of about 16 KiB, by label, then by value
 //	…         directory: a block
 //	8         length of the directory's block, little endian
 //	8         "CARDIDX1"
