@@ -162,7 +162,7 @@ func TestDamage(t *testing.T) {
 			}
 		}
 	}
-	for i := 0; i < len(whole); i += 7 {
+	for i := 0; i < len(whole); i += 13 {
 		flipped := slices.Clone(whole)
 		flipped[i] ^= 1 << (i % 8)
 		try(t, flipped)

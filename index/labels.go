@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/prometheus/prometheus/model/labels"
@@ -18,12 +19,17 @@ import (
 // With a limit above 0 it returns the first values only, up to that many.
 // Time counts by the file. Errors are those of Find.
 func (x *Index) LabelValues(ctx context.Context, snap *txlog.Snapshot, name string, sel series.Selector, files []string, limit int) (values, uncovered []string, err error) {
+	seen := samePages{pages: map[string]*samePage{}}
 	values, uncovered, err = x.texts(ctx, snap, sel, files, limit, func(ctx context.Context, c *claim) ([]string, bool, error) {
 		l := c.seg.label(name)
 		if l == nil {
 			return nil, true, nil
 		}
-		if len(sel.Matchers) == 0 {
+		switch {
+		case len(sel.Matchers) == 0 && limit <= 0 && c.all:
+			out, err := c.allValues(ctx, l, &seen)
+			return out, true, err
+		case len(sel.Matchers) == 0:
 			out, err := c.values(ctx, l, limit, nil)
 			return out, true, err
 		}
@@ -176,6 +182,60 @@ func (c *claim) values(ctx context.Context, l *label, limit int, among *roaring.
 			if err != nil {
 				return nil, err
 			}
+		}
+	}
+	return out, nil
+}
+
+// samePages are the pages of one call, decoded once: where the series stay the
+// same, so do a label's pages from day to day.
+type samePages struct {
+	mu    sync.Mutex // guards pages
+	pages map[string]*samePage
+}
+
+type samePage struct {
+	once   sync.Once
+	values []string
+	err    error
+}
+
+// allValues lists all values of a label.
+func (c *claim) allValues(ctx context.Context, l *label, seen *samePages) ([]string, error) {
+	var out []string
+	for pages := l.pages; len(pages) > 0; {
+		now := pages[:min(len(pages), pagesAtOnce)]
+		pages = pages[len(now):]
+		spans := make([]span, len(now))
+		for i := range now {
+			spans[i] = now[i].span
+		}
+		blocks, err := c.seg.stored(ctx, spans, func(b []byte) ([]byte, error) { return b, nil })
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range blocks {
+			seen.mu.Lock()
+			// By all its bytes: a sum alone is no proof.
+			p := seen.pages[string(b)]
+			if p == nil {
+				p = &samePage{}
+				seen.pages[string(b)] = p
+			}
+			seen.mu.Unlock()
+			p.once.Do(func() {
+				var raw []byte
+				if raw, p.err = openBlock(b); p.err == nil {
+					p.err = c.seg.values(raw, func(v *value) bool {
+						p.values = append(p.values, v.text)
+						return true
+					})
+				}
+			})
+			if p.err != nil {
+				return nil, p.err
+			}
+			out = append(out, p.values...)
 		}
 	}
 	return out, nil

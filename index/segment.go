@@ -126,8 +126,14 @@ const (
 	maxRequest = 8 << 20
 )
 
-// blocks reads and opens blocks; spans ascend. Requests run beside each other.
+// blocks reads and opens blocks; spans ascend.
 func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
+	return s.stored(ctx, spans, openBlock)
+}
+
+// stored reads blocks and passes each through open. Requests run beside each
+// other.
+func (s *segment) stored(ctx context.Context, spans []span, open func([]byte) ([]byte, error)) ([][]byte, error) {
 	out := make([][]byte, len(spans))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -144,7 +150,7 @@ func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
 				return err
 			}
 			for i, at := range near {
-				if into[i], err = openBlock(data[at.offset-start : at.end()-start]); err != nil {
+				if into[i], err = open(data[at.offset-start : at.end()-start]); err != nil {
 					return err
 				}
 			}
