@@ -22,8 +22,8 @@ import (
 // for long postings, and one for series or a few more where these are many.
 //
 // A file is covered if a segment that knows it can be read within the limits,
-// and for less than the file's own identifying columns would take. Errors: that
-// of ctx, storage errors of which none says that a segment is damaged.
+// and for less than the file's own identifying columns would take. The only
+// error is that of ctx.
 func (x *Index) Find(ctx context.Context, snap *txlog.Snapshot, sel series.Selector, files []string, limit Limits) (Found, error) {
 	limit.ensureDefaults()
 	out := Found{Covered: map[string][]Run{}}
