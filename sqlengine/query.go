@@ -168,6 +168,7 @@ func (q *query) close() {
 		f()
 	}
 	q.release = nil
+	q.engine.spares.fill()
 }
 
 // typed tells the query's own time limit from the caller's, and says which
@@ -296,7 +297,7 @@ func (q *query) build(ctx context.Context) error {
 		q.release = append(q.release, func() { _ = os.RemoveAll(dir) })
 		s.spillDir = dir
 	}
-	db, err := openDatabase(ctx, s)
+	db, err := q.engine.spares.take(ctx, s)
 	if err != nil {
 		return err
 	}
