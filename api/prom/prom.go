@@ -130,6 +130,7 @@ func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", serve(o, q))
 	mux.Handle("GET /api/v1/metadata", metadataHandler(o.Metadata, o.MaxSamples, o.Logger))
+	mux.Handle("GET /api/v1/status/tsdb", statusHandler(q, o.Logger))
 	return atVersion(mux)
 }
 
