@@ -28,6 +28,7 @@ import (
 	"cardinalsin/reader"
 	"cardinalsin/shard"
 	"cardinalsin/storage"
+	"cardinalsin/storage/cache"
 	"cardinalsin/storage/meter"
 	"cardinalsin/storage/storeurl"
 	"cardinalsin/txlog"
@@ -54,8 +55,15 @@ type Options struct {
 	WALDir string
 	// Create makes the table if there is none, also without a writer.
 	Create bool
-	// CacheDir is where files of remote stores are kept for SQL.
+	// CacheDir is where files and ranges of a remote store are kept, up to
+	// CacheBytes; empty: nowhere. One process can use it at a time.
 	CacheDir string
+	// CacheBytes is shared by whole files and ranges, half and half. Default
+	// 10 GiB.
+	CacheBytes int64
+	// CacheMemoryBytes bounds the ranges in memory. Default 64 MiB; negative:
+	// none.
+	CacheMemoryBytes int64
 
 	Log       txlog.Options
 	WAL       wal.Options
@@ -83,6 +91,12 @@ func (o *Options) EnsureDefaults() {
 	if o.Table == "" {
 		o.Table = "metrics"
 	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = 10 << 30
+	}
+	if o.CacheMemoryBytes == 0 {
+		o.CacheMemoryBytes = 64 << 20
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -100,8 +114,10 @@ type DB struct {
 	Indexer   *index.Runner
 	Meter     *meter.Store
 
-	opts Options
-	wal  *wal.Log
+	opts     Options
+	wal      *wal.Log
+	cache    *cache.Cache // nil: the store is local
+	ownCache bool         // to be closed with the table
 
 	mu       sync.Mutex // guards what follows
 	attached map[any]*attachment
@@ -152,7 +168,34 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, store, opts, opts.writes())
+	c, err := openCache(&opts, store)
+	if err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, store, c, opts, opts.writes())
+	if err != nil {
+		return nil, errors.Join(err, closeCache(c))
+	}
+	db.ownCache = true
+	return db, nil
+}
+
+// openCache opens the cache of a remote store. One whose objects are files
+// needs none, and gets nil.
+func openCache(opts *Options, store storage.Store) (*cache.Cache, error) {
+	if _, local := storage.LocalPath(store, "x"); local {
+		return nil, nil
+	}
+	return cache.New(cache.Options{
+		Dir: opts.CacheDir, FileBytes: opts.CacheBytes / 2, RangeBytes: opts.CacheBytes / 2, MemoryBytes: opts.CacheMemoryBytes,
+	})
+}
+
+func closeCache(c *cache.Cache) error {
+	if c == nil {
+		return nil
+	}
+	return c.Close()
 }
 
 // openStore opens the store, and makes sure that it may be written to safely
@@ -175,12 +218,12 @@ func openStore(ctx context.Context, opts *Options) (*meter.Store, error) {
 }
 
 // open opens a table, or makes it where there is none and create is set.
-func open(ctx context.Context, store *meter.Store, opts Options, mayCreate bool) (*DB, error) {
+func open(ctx context.Context, store *meter.Store, c *cache.Cache, opts Options, mayCreate bool) (*DB, error) {
 	root, err := opts.root()
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{opts: opts, Meter: store}
+	db := &DB{opts: opts, Meter: store, cache: c}
 	db.Log, err = txlog.Open(ctx, store, root, opts.Log)
 	if errors.Is(err, txlog.ErrNotTable) && mayCreate {
 		db.Log, err = create(ctx, store, root, opts.Log)
@@ -206,10 +249,14 @@ func open(ctx context.Context, store *meter.Store, opts Options, mayCreate bool)
 	if err != nil {
 		return nil, errors.Join(err, db.closeWAL())
 	}
-	db.Index = index.New(db.Log, index.Options{Logger: opts.Logger})
+	indexed, read := index.Options{Logger: opts.Logger}, reader.Options{Head: db.head}
+	if c != nil {
+		indexed.Ranges, read.Ranges = c, c
+	}
+	db.Index = index.New(db.Log, indexed)
 	opts.Indexer.Index = db.Index
 	db.Indexer = index.NewRunner(db.Log, opts.Indexer)
-	db.Reader = reader.New(db.Log, pins, reader.Options{Head: db.head})
+	db.Reader = reader.New(db.Log, pins, read)
 	db.Compactor = compactor.NewRunner(db.Log, db.Pins, holder, opts.Compactor)
 	return db, nil
 }
@@ -271,8 +318,9 @@ func (db *DB) TableName() string { return path.Base(db.opts.Table) }
 // PinPrefix is the key prefix of the table's pins.
 func (db *DB) PinPrefix() string { return db.Log.Root() + "/_cardinal/pins" }
 
-// CacheDir is where files of remote stores may be kept.
-func (db *DB) CacheDir() string { return db.opts.CacheDir }
+// Cache keeps files and ranges of a remote store; nil where the store is
+// local. It is closed with the table, or that of Tenants with them.
+func (db *DB) Cache() *cache.Cache { return db.cache }
 
 // Run does the work in the background until ctx ends: the upkeep of the log,
 // flushes, renewal of the pin, and, if compact is set, compaction and the index.
@@ -355,6 +403,9 @@ func (db *DB) Close(ctx context.Context) error {
 		errs = append(errs, db.Writer.Close(ctx))
 	}
 	errs = append(errs, db.Log.Upkeep(ctx), db.Pins.Close(ctx), db.closeWAL())
+	if db.ownCache {
+		errs = append(errs, closeCache(db.cache))
+	}
 	return errors.Join(errs...)
 }
 

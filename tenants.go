@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cardinalsin/ingest"
+	"cardinalsin/storage/cache"
 	"cardinalsin/storage/meter"
 	"cardinalsin/txlog"
 	"cardinalsin/writer"
@@ -68,6 +69,7 @@ var ErrStopped = errors.New("tables are closed")
 type Tenants struct {
 	opts  TenantsOptions
 	store *meter.Store
+	cache *cache.Cache // nil: the store is local
 
 	left atomic.Bool // a table was closed with something left in its WAL
 
@@ -107,7 +109,11 @@ func NewTenants(ctx context.Context, opts TenantsOptions) (*Tenants, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tenants{opts: opts, store: store, open: map[tableName]*tableEntry{}}, nil
+	c, err := openCache(&opts.Options, store)
+	if err != nil {
+		return nil, err
+	}
+	return &Tenants{opts: opts, store: store, cache: c, open: map[tableName]*tableEntry{}}, nil
 }
 
 // Table implements ingest.Tables.
@@ -172,6 +178,10 @@ func (t *Tenants) entries() []*tableEntry {
 	}
 	return out
 }
+
+// Cache keeps files and ranges of the store for all tables; nil where it is
+// local.
+func (t *Tenants) Cache() *cache.Cache { return t.cache }
 
 // acquire opens a table, or finds it open.
 func (t *Tenants) acquire(ctx context.Context, name tableName, create bool) (*DB, func(), error) {
@@ -268,7 +278,7 @@ func (t *Tenants) openEntry(ctx context.Context, e *tableEntry, create bool) {
 		opts.Compactor.Poll = -1 // an idle tenant costs no request: what others write, they compact
 	}
 	t.opts.Observe(&opts)
-	e.db, e.err = open(ctx, t.store, opts, create)
+	e.db, e.err = open(ctx, t.store, t.cache, opts, create)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e.err != nil {
@@ -447,5 +457,5 @@ func (t *Tenants) closeAll(ctx context.Context) error {
 	for e := range errs {
 		err = errors.Join(err, e)
 	}
-	return err
+	return errors.Join(err, closeCache(t.cache))
 }

@@ -23,6 +23,7 @@ import (
 	"cardinalsin/lease"
 	"cardinalsin/planner"
 	"cardinalsin/series"
+	"cardinalsin/storage"
 	"cardinalsin/txlog"
 )
 
@@ -42,11 +43,21 @@ type HeadView interface {
 	Err() error
 }
 
+// Ranges reads ranges of immutable objects. It may be used concurrently.
+type Ranges interface {
+	// ReadRange reads exactly length bytes from offset of an object of the
+	// given size. The slice is not changed by the caller. Errors are those of
+	// storage.Store.GetRange.
+	ReadRange(ctx context.Context, store storage.Store, key string, size, offset, length int64) ([]byte, error)
+}
+
 // Options configure a Reader; the zero value reads committed data only.
 type Options struct {
 	// Head returns the writer's head; nil, also as its result, means that
 	// there is none in this process.
 	Head func() HeadView
+	// Ranges is what data files are read through, as a cache; nil: the store.
+	Ranges Ranges
 	// Reads is the number of ranged reads in flight, over all views. Default
 	// 16.
 	Reads int

@@ -180,7 +180,7 @@ func (v *View) file(ctx context.Context, f *planner.File, sel series.Selector, s
 			yield(chunk.Series{}, err)
 			return
 		}
-		open, err := chunk.Open(ctx, &fencedSource{view: v, key: key}, f.Add.Size)
+		open, err := chunk.Open(ctx, &fencedSource{view: v, key: key, size: f.Add.Size}, f.Add.Size)
 		if err != nil {
 			yield(chunk.Series{}, err)
 			return
@@ -193,6 +193,7 @@ func (v *View) file(ctx context.Context, f *planner.File, sel series.Selector, s
 type fencedSource struct {
 	view *View
 	key  string
+	size int64 // as logged
 }
 
 // Name implements chunk.Source.
@@ -209,7 +210,13 @@ func (s *fencedSource) ReadRange(ctx context.Context, offset, length int64) ([]b
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	data, err := v.reader.log.Store().GetRange(ctx, s.key, offset, length)
+	var data []byte
+	var err error
+	if store := v.reader.log.Store(); v.reader.opts.Ranges == nil {
+		data, err = store.GetRange(ctx, s.key, offset, length)
+	} else {
+		data, err = v.reader.opts.Ranges.ReadRange(ctx, store, s.key, s.size, offset, length)
+	}
 	<-v.reader.reads
 	if lost := v.Check(); lost != nil {
 		return nil, lost

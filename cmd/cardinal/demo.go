@@ -99,7 +99,7 @@ func runDemo(c *ucli.Context) (err error) {
 		return err
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.run(ctx, io.Discard) }()
+	go func() { served <- srv.Run(ctx, io.Discard) }()
 	d := &demo{out: c.App.Writer, db: srv.DB, url: "http://" + srv.HTTPAddr(), host: host, begin: time.Now()}
 	err = d.run(ctx)
 	if err == nil && c.Bool("keep") {

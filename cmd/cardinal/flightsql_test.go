@@ -31,7 +31,7 @@ func TestFlightSQL(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	in, out := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- s.run(ctx, out) }()
+	go func() { done <- s.Run(ctx, out) }()
 	defer func() {
 		stop()
 		if err := <-done; err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/prometheus/util/stats"
 	ucli "github.com/urfave/cli/v2"
 
-	"cardinalsin"
 	"cardinalsin/api/prom"
 	"cardinalsin/cmd/internal/cli"
 	"cardinalsin/planner"
@@ -50,11 +49,11 @@ func sqlCommand() *ucli.Command {
 				return err
 			}
 			opts.CacheDir = c.String("cache-dir")
-			db, err := cardinalsin.Open(c.Context, opts)
+			db, closeTable, err := openWithCache(c.Context, opts)
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, db.Close(c.Context)) }()
+			defer func() { err = errors.Join(err, closeTable(c.Context)) }()
 			engine, closeSQL, err := openSQL(c.Context, db)
 			if err != nil {
 				return err

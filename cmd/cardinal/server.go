@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,8 +21,6 @@ import (
 	"cardinalsin/ingest"
 	"cardinalsin/reader"
 	"cardinalsin/sqlengine"
-	"cardinalsin/storage"
-	"cardinalsin/storage/cache"
 )
 
 func serverCommand() *ucli.Command {
@@ -34,8 +29,9 @@ func serverCommand() *ucli.Command {
 		UsageText: "cardinal server --store s3://bucket/metrics --wal-dir /var/lib/cardinal/wal --http localhost:8080",
 		Flags: append(daemon.Flags(),
 			&ucli.StringFlag{Name: "roles", Value: "writer,query,maintain", Usage: "comma-separated `ROLES` of this process"},
-			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for files of remote stores"},
-			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache in `BYTES`"},
+			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for what is read of remote stores"},
+			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache on disk in `BYTES`"},
+			&ucli.Int64Flag{Name: "cache-memory-bytes", Value: 64 << 20, Usage: "bound of the cache in memory in `BYTES`, 0 for none"},
 			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
 			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
@@ -52,7 +48,7 @@ func serverCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			return s.run(c.Context, c.App.Writer)
+			return s.Run(c.Context, c.App.Writer)
 		},
 	}
 }
@@ -76,7 +72,10 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 		return serverOptions{}, err
 	}
 	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
-	o.Tables.CacheDir = c.String("cache-dir")
+	o.Tables.CacheBytes, o.Tables.CacheMemoryBytes = c.Int64("cache-bytes"), c.Int64("cache-memory-bytes")
+	if o.Tables.CacheMemoryBytes == 0 {
+		o.Tables.CacheMemoryBytes = -1
+	}
 	o.Tables.Compactor.Interval = c.Duration("compact-every")
 	writes := false
 	for _, role := range strings.Split(c.String("roles"), ",") {
@@ -85,6 +84,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 			writes = true
 		case "query":
 			o.NoQuery = false
+			o.Tables.CacheDir = c.String("cache-dir")
 		case "maintain":
 			o.Tables.Compact = true
 		default:
@@ -100,7 +100,6 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 // server is a daemon that answers queries, too.
 type server struct {
 	*daemon.Daemon
-	files *storeFiles // nil without the query role
 }
 
 func openServer(ctx context.Context, o serverOptions) (*server, error) {
@@ -112,8 +111,8 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 	if o.NoQuery {
 		return s, nil
 	}
-	if s.files, err = openFiles(d.DB, o.Tables.CacheDir, o.CacheBytes); err != nil {
-		return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+	if c := d.Tenants.Cache(); c != nil {
+		d.Metrics.Registry.MustRegister(cacheMetrics(c))
 	}
 	logger := o.Tables.Logger
 	d.Handle("/api/v1/sql", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
@@ -129,7 +128,7 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 			flightsql.Register(g, s.openTenant, flightsql.Options{Version: cli.Version(), Logger: logger})
 		})
 		if err != nil {
-			return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)), s.files.close())
+			return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 		}
 	}
 	d.Handle("/api/v1/", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
@@ -160,7 +159,7 @@ type engineKey struct{}
 // engine is the SQL engine of a table, one for all protocols.
 func (s *server) engine(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, error) {
 	v, err := db.Attach(engineKey{}, func() (any, func() error, error) {
-		engine, err := s.files.engine(context.WithoutCancel(ctx), db)
+		engine, err := newEngine(context.WithoutCancel(ctx), db, db.Cache())
 		if err != nil {
 			return nil, nil, err
 		}
@@ -187,15 +186,6 @@ func (s *server) openTenant(ctx context.Context, tenant string) (flightsql.Engin
 		return nil, nil, err
 	}
 	return engine, release, nil
-}
-
-// run serves until ctx ends and everything is flushed and closed.
-func (s *server) run(ctx context.Context, stdout io.Writer) error {
-	err := s.Run(ctx, stdout)
-	if s.files != nil {
-		err = errors.Join(err, s.files.close())
-	}
-	return err
 }
 
 // refuseProm answers in Prometheus' form where there is no table to ask.
@@ -227,81 +217,4 @@ func answerJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(v)
-}
-
-// openSQL makes an engine over a table. The function that is returned closes
-// it all.
-func openSQL(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, func() error, error) {
-	f, err := openFiles(db, db.CacheDir(), 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	engine, err := f.engine(ctx, db)
-	if err != nil {
-		return nil, nil, errors.Join(err, f.close())
-	}
-	return engine, func() error { engine.Close(); return f.close() }, nil
-}
-
-// storeFiles are those of a remote store, kept in a cache, which one process can
-// use at a time: where nobody has asked for a certain directory, a second
-// process takes one of its own for as long as it runs.
-type storeFiles struct {
-	cache *cache.Cache // nil: the store's objects are local files
-	own   string
-}
-
-// openFiles opens the cache that the store of a table needs, if it does.
-func openFiles(db *cardinalsin.DB, dir string, maxBytes int64) (*storeFiles, error) {
-	if _, local := storage.LocalPath(db.Log.Store(), db.Log.Root()); local {
-		return &storeFiles{}, nil
-	}
-	c, own, err := openCache(dir, maxBytes)
-	if err != nil {
-		return nil, err
-	}
-	return &storeFiles{cache: c, own: own}, nil
-}
-
-// engine makes an engine over a table in that store.
-func (f *storeFiles) engine(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, error) {
-	opts := sqlengine.Options{Table: db.TableName()}
-	if f.cache != nil {
-		opts.Files = f.cache
-	}
-	return sqlengine.New(ctx, db.Reader, opts)
-}
-
-func (f *storeFiles) close() error {
-	if f.cache == nil {
-		return nil
-	}
-	err := f.cache.Close()
-	if f.own != "" {
-		err = errors.Join(err, os.RemoveAll(f.own))
-	}
-	return err
-}
-
-// openCache opens a cache; own is a directory to be removed after it is
-// closed, if there is one.
-func openCache(dir string, maxBytes int64) (c *cache.Cache, own string, err error) {
-	if maxBytes <= 0 {
-		maxBytes = 10 << 30
-	}
-	if dir != "" {
-		c, err = cache.Open(dir, maxBytes)
-		return c, "", err
-	}
-	c, err = cache.Open(filepath.Join(os.TempDir(), fmt.Sprintf("cardinal-cache-%d", os.Getuid())), maxBytes)
-	if !errors.Is(err, cache.ErrInUse) {
-		return c, "", err
-	}
-	if own, err = os.MkdirTemp("", "cardinal-cache-"); err != nil {
-		return nil, "", fmt.Errorf("make a cache directory: %w", err)
-	}
-	if c, err = cache.Open(own, maxBytes); err != nil {
-		return nil, "", errors.Join(err, os.RemoveAll(own))
-	}
-	return c, own, nil
 }
