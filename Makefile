@@ -17,7 +17,7 @@ VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write interop-read ci clean
+.PHONY: test-promql test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write interop-read ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ run: build ## serve from ./cardinal-data
 test: $(TOOLS)/bin/versitygw ## run all tests
 	$(GO) test $(PKG)
 	$(GO) test -count=1 ./internal/lint
+
+test-promql: ## upstream's whole suite of PromQL over a table in the head, in files, and half compacted: passed/total
+	@out=$$($(GO) test -count=1 -v -run '^TestPromQLBuiltin$$' ./api/prom); rc=$$?; \
+	  printf '%s\n' "$$out" | grep -E 'files passed|compactions|^( *--- FAIL|FAIL|ok)'; exit $$rc
 
 race: $(TOOLS)/bin/versitygw ## run all tests under the race detector
 	$(GO) test -race $(PKG)

@@ -3,9 +3,9 @@ package prom
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/storage"
 
+	"cardinalsin/compactor"
 	"cardinalsin/series"
 )
 
@@ -23,13 +24,32 @@ import (
 // know.
 type testStorage struct {
 	*Queryable
-	table *table
-	flush bool // after every commit of the suite
+	table   *table
+	mode    mode
+	compact *compactor.Runner
 }
 
-func newTestStorage(t testing.TB, flush bool) *testStorage {
+// mode is where the samples are that a query finds.
+type mode int
+
+const (
+	allInHead mode = iota
+	allFlushed
+	// halfCompacted compacts the first half of every commit, with all before,
+	// and leaves the rest as it was flushed.
+	halfCompacted
+)
+
+func (m mode) String() string {
+	return [...]string{"all in the head", "all flushed", "half flushed, half compacted"}[m]
+}
+
+func newTestStorage(t testing.TB, mode mode) *testStorage {
 	tb := newTable(t)
-	return &testStorage{Queryable: NewQueryable(tb.reader), table: tb, flush: flush}
+	return &testStorage{
+		Queryable: NewQueryable(tb.reader), table: tb, mode: mode,
+		compact: compactor.NewRunner(tb.log, nil, "test", compactor.Options{Policy: compactor.Policy{All: true, Settle: 1}}),
+	}
 }
 
 func (s *testStorage) StartTime() (int64, error) { return math.MinInt64, nil }
@@ -74,12 +94,29 @@ func (a *appender) AppendHistogram(_ storage.SeriesRef, ls labels.Labels, t int6
 func (a *appender) Commit() error {
 	batch := a.batch
 	a.batch = nil
-	err := a.s.table.writer.Append(a.ctx, batch)
-	if err == nil && a.s.flush {
-		err = a.s.table.writer.Flush(a.ctx)
+	w := a.s.table.writer
+	if a.s.mode == halfCompacted {
+		for _, part := range []series.Batch{batch[:len(batch)/4], batch[len(batch)/4 : len(batch)/2]} {
+			if err := errors.Join(w.Append(a.ctx, part), w.Flush(a.ctx)); err != nil {
+				return err
+			}
+		}
+		done, err := a.s.compact.RunAll(a.ctx)
+		if err != nil {
+			return err
+		}
+		compactions.Add(int64(len(done)))
+		batch = batch[len(batch)/2:]
+	}
+	err := w.Append(a.ctx, batch)
+	if err == nil && a.s.mode != allInHead {
+		err = w.Flush(a.ctx)
 	}
 	return err
 }
+
+// compactions counts those of the suite, which proves nothing without.
+var compactions atomic.Int64
 
 func (a *appender) Rollback() error {
 	a.batch = nil
@@ -118,10 +155,22 @@ func (a *appenderV2) Append(_ storage.SeriesRef, ls labels.Labels, st, t int64, 
 
 // suite leaves out most files of upstream's suite under the race detector, and
 // says so.
-type suite struct{ *testing.T }
+type suite struct {
+	*testing.T
+	total, passed, skipped int
+}
 
-func (s suite) Run(name string, f func(*testing.T)) bool {
+func (s *suite) Run(name string, f func(*testing.T)) bool {
+	s.total++
 	return s.T.Run(name, func(t *testing.T) {
+		defer func() {
+			switch {
+			case t.Skipped():
+				s.skipped++
+			case !t.Failed():
+				s.passed++
+			}
+		}()
 		if raceEnabled && !strings.HasSuffix(name, "selectors.test") && !strings.HasSuffix(name, "staleness.test") {
 			t.Skip("runs without the race detector, which makes the suite ten times as slow; other tests race the same code")
 		}
@@ -129,13 +178,25 @@ func (s suite) Run(name string, f func(*testing.T)) bool {
 	})
 }
 
-// TestPromQLBuiltin is upstream's own acceptance suite of PromQL, over a
-// table: all in the head, and all in files.
+// TestPromQLBuiltin is upstream's own acceptance suite of PromQL, over a table
+// in each way in which it may be stored; it prints what passed.
 func TestPromQLBuiltin(t *testing.T) {
-	for _, flush := range []bool{false, true} {
-		t.Run(fmt.Sprintf("flush=%v", flush), func(t *testing.T) {
+	for _, mode := range []mode{allInHead, allFlushed, halfCompacted} {
+		t.Run(mode.String(), func(t *testing.T) {
 			engine := promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)
-			promqltest.RunBuiltinTestsWithStorage(suite{t}, engine, func(t testing.TB) storage.Storage { return newTestStorage(t, flush) })
+			s := &suite{T: t}
+			promqltest.RunBuiltinTestsWithStorage(s, engine, func(t testing.TB) storage.Storage { return newTestStorage(t, mode) })
+			t.Logf("%s: %d of %d files passed, %d skipped", mode, s.passed, s.total, s.skipped)
+			if s.total == 0 {
+				t.Error("upstream's suite has no files")
+			}
+			if mode == halfCompacted {
+				if n := compactions.Load(); n == 0 {
+					t.Error("nothing was compacted")
+				} else {
+					t.Logf("%d compactions", n)
+				}
+			}
 		})
 	}
 }
