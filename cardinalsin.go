@@ -254,6 +254,7 @@ func open(ctx context.Context, store *meter.Store, c *cache.Cache, opts Options,
 		indexed.Ranges, read.Ranges = c, c
 	}
 	db.Index = index.New(db.Log, indexed)
+	read.Index = db.Index
 	opts.Indexer.Index = db.Index
 	db.Indexer = index.NewRunner(db.Log, opts.Indexer)
 	db.Reader = reader.New(db.Log, pins, read)

@@ -115,6 +115,26 @@ func open(ctx context.Context, src Source, size int64) (*File, error) {
 	return f, nil
 }
 
+// From returns the same file read through another source of the same bytes.
+func (f *File) From(src Source) *File {
+	g := *f
+	g.src = src
+	return &g
+}
+
+// MemoryBytes estimates what an open file takes.
+func (f *File) MemoryBytes() int64 {
+	const (
+		aColumn = 48  // columnChunk
+		aLabel  = 150 // its bounds in the map, texts and all
+	)
+	n := int64(len(f.whole)) + 1024
+	for i := range f.groups {
+		n += 512 + aColumn*int64(len(f.leaves)) + aLabel*int64(len(f.groups[i].Labels))
+	}
+	return n
+}
+
 // guard turns a panic of a decoder into corruption. Only code that handles
 // bytes of the file runs under it, never a caller's.
 func guard(decode func() error) (err error) {

@@ -26,7 +26,7 @@ func (f *File) Runs(ctx context.Context) iter.Seq2[Run, error] {
 		d := &decoder{file: f, sel: series.Selector{Range: series.AllTime}}
 		for g := range f.groups {
 			rg := &f.groups[g]
-			read, err := f.readBatch(ctx, []int{g}, false)
+			read, err := d.readBatch(ctx, []int{g})
 			if err == nil {
 				var found []match
 				err = guard(func() (err error) {

@@ -25,32 +25,56 @@ import (
 // Errors name the file and end the sequence: ErrCorrupt, and those of the
 // source. What was yielded before is correct but not complete.
 func (f *File) Select(ctx context.Context, sel series.Selector, rowGroups []int) iter.Seq2[Series, error] {
-	return f.scan(ctx, sel, rowGroups, true)
+	return f.scan(ctx, &decoder{file: f, sel: sel, samples: true}, rowGroups)
 }
 
 // Series is like Select, but reads no samples: it yields the series of all
 // row groups whose time range overlaps the selector's, which may have none
 // within it.
 func (f *File) Series(ctx context.Context, sel series.Selector, rowGroups []int) iter.Seq2[Series, error] {
-	return f.scan(ctx, sel, rowGroups, false)
+	return f.scan(ctx, &decoder{file: f, sel: sel}, rowGroups)
 }
 
-func (f *File) scan(ctx context.Context, sel series.Selector, rowGroups []int, samples bool) iter.Seq2[Series, error] {
+// SelectRuns is like Select for series that are known to lie in these rows, in
+// the order of the file, as Runs gave them: what identifies series is not read
+// again. Rows that the file has not got wrap ErrInvalidInput.
+func (f *File) SelectRuns(ctx context.Context, r series.TimeRange, runs []Run) iter.Seq2[Series, error] {
+	return func(yield func(Series, error) bool) {
+		d := &decoder{file: f, sel: series.Selector{Range: r}, samples: true, known: map[int][]match{}}
+		groups := []int{}
+		for i := range runs {
+			run := &runs[i]
+			n := len(d.known[run.RowGroup])
+			if run.RowGroup < 0 || run.RowGroup >= len(f.groups) || run.First < 0 || run.Rows <= 0 ||
+				int64(run.First)+int64(run.Rows) > f.groups[run.RowGroup].Rows || n > 0 && d.known[run.RowGroup][n-1].end > run.First {
+				yield(Series{}, fmt.Errorf("read %s: %w: rows %d to %d of row group %d", f.Name(), ErrInvalidInput, run.First, run.First+run.Rows, run.RowGroup))
+				return
+			}
+			if n == 0 {
+				groups = append(groups, run.RowGroup)
+			}
+			d.known[run.RowGroup] = append(d.known[run.RowGroup], match{run.Labels, run.ID, run.First, run.First + run.Rows})
+		}
+		f.scan(ctx, d, groups)(yield)
+	}
+}
+
+func (f *File) scan(ctx context.Context, d *decoder, rowGroups []int) iter.Seq2[Series, error] {
+	samples := d.samples
 	return func(yield func(Series, error) bool) {
 		fail := func(err error) { yield(Series{}, fmt.Errorf("read %s: %w", f.Name(), err)) }
-		groups, err := f.pick(sel, rowGroups)
+		groups, err := f.pick(d.sel, rowGroups)
 		if err != nil {
 			fail(err)
 			return
 		}
-		d := &decoder{file: f, sel: sel, samples: samples}
 		// The last series may go on in the next row group. owned says that
 		// its samples are in an array of its own, which may grow.
 		var held *Series
 		owned := false
 		for len(groups) > 0 {
 			n := f.batch(groups, samples)
-			read, err := f.readBatch(ctx, groups[:n], samples)
+			read, err := d.readBatch(ctx, groups[:n])
 			if err != nil {
 				fail(err)
 				return
@@ -133,12 +157,21 @@ func (f *File) batch(groups []int, samples bool) int {
 	return n
 }
 
-// readBatch reads row groups whole if they fit a request; else, or where no
-// samples are wanted, what identifies series.
-func (f *File) readBatch(ctx context.Context, groups []int, samples bool) (*blocks, error) {
+// readBatch reads what is needed of row groups: the samples where the series
+// are known; else all of them if they fit a request; else, or where no samples
+// are wanted, what identifies series.
+func (d *decoder) readBatch(ctx context.Context, groups []int) (*blocks, error) {
+	f := d.file
+	if d.known != nil {
+		var want []span
+		for _, g := range groups {
+			want = append(want, f.spans(&f.groups[g], f.dataColumns())...)
+		}
+		return f.fetch(ctx, want)
+	}
 	first, last := &f.groups[groups[0]], &f.groups[groups[len(groups)-1]]
 	whole := span{first.span.offset, last.span.end() - first.span.offset}
-	if samples && whole.length <= maxRequest {
+	if d.samples && whole.length <= maxRequest {
 		return f.fetch(ctx, []span{whole})
 	}
 	return f.fetch(ctx, f.spans(first, f.identity()))
@@ -180,6 +213,7 @@ type decoder struct {
 	file    *File
 	sel     series.Selector
 	samples bool
+	known   map[int][]match // by row group, where they need not be looked for
 	buf     []byte
 	builder labels.ScratchBuilder
 	pagers  map[string]*pager
@@ -192,14 +226,22 @@ type match struct {
 	start, end int // rows
 }
 
+// matches returns the rows of the matching series of one row group.
+func (d *decoder) matches(g int, read *blocks) (found []match, err error) {
+	if d.known != nil {
+		return d.known[g], nil
+	}
+	err = guard(func() (err error) {
+		found, err = d.identify(&d.file.groups[g], read)
+		return err
+	})
+	return found, err
+}
+
 // group returns the matching series of one row group.
 func (d *decoder) group(ctx context.Context, g int, read *blocks) ([]Series, error) {
 	rg := &d.file.groups[g]
-	var matches []match
-	err := guard(func() (err error) {
-		matches, err = d.identify(rg, read)
-		return err
-	})
+	matches, err := d.matches(g, read)
 	if err != nil || len(matches) == 0 {
 		return nil, err
 	}

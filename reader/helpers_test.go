@@ -17,6 +17,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/index"
 	"cardinalsin/internal/merge"
 	"cardinalsin/lease"
 	"cardinalsin/series"
@@ -100,6 +101,16 @@ func (e *env) start(t tester, opts Options) *Reader {
 	}
 	e.pins = lease.NewPins(e.store, root+"/_cardinal/pins", "test", lease.Options{Now: e.clock.Now})
 	return New(e.log, e.pins, opts)
+}
+
+// index covers what nothing covers yet, and returns how many versions it made.
+func (e *env) index(t tester) int {
+	t.Helper()
+	done, err := index.NewRunner(e.admin, index.RunnerOptions{Policy: index.Policy{Eager: true}}).RunAll(context.Background())
+	if err != nil {
+		t.Fatalf("index: %v", err)
+	}
+	return len(done)
 }
 
 // file is a data file that is stored but in no version yet.

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"cardinalsin/action"
+	"cardinalsin/index"
 	"cardinalsin/series"
 	"cardinalsin/txlog"
 )
@@ -45,6 +46,22 @@ func (m *model) selected(sel series.Selector) string {
 	return rowsOf(all...)
 }
 
+// texts are the label names of the selected series, and the values of one.
+func (m *model) texts(sel series.Selector, label string) (names, values []string) {
+	for _, l := range m.labels {
+		if !sel.Matches(l) {
+			continue
+		}
+		l.Range(func(l labels.Label) { names = append(names, l.Name) })
+		if v := l.Get(label); v != "" {
+			values = append(values, v)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(values)
+	return slices.Compact(names), slices.Compact(values)
+}
+
 func (m *model) clone() *model {
 	c := newModel()
 	for k, l := range m.labels {
@@ -75,12 +92,18 @@ func TestSelectEqualsModel(t *testing.T) {
 			}
 			e.write(t, fmt.Sprintf("f%d", i), rows...)
 			versions = append(versions, m.clone())
+			if rapid.Bool().Draw(t, "index") {
+				for range e.index(t) {
+					versions = append(versions, m.clone())
+				}
+			}
 		}
 		head := newHead(genRows(t, 99)...)
 		for _, s := range head {
 			m.put(s)
 		}
 		r := e.start(t, Options{Head: func() HeadView { return head }, Reads: 2})
+		r.opts.Index = index.New(e.log, index.Options{})
 		check := func(at txlog.At, want *model) {
 			v, err := r.At(context.Background(), at)
 			if err != nil {
@@ -95,6 +118,23 @@ func TestSelectEqualsModel(t *testing.T) {
 				}
 				if want := want.selected(sel); got != want {
 					t.Fatalf("select %v %v:\n%swant:\n%s", sel.Matchers, sel.Range, got, want)
+				}
+				sel.Range = series.AllTime // which labels are near a range is left open
+				names, values := want.texts(sel, "k")
+				limit := rapid.IntRange(0, 3).Draw(t, "limit")
+				for what, q := range map[string]struct {
+					want []string
+					ask  func() ([]string, error)
+				}{
+					"names":  {names, func() ([]string, error) { return v.LabelNames(context.Background(), sel, limit) }},
+					"values": {values, func() ([]string, error) { return v.LabelValues(context.Background(), "k", sel, limit) }},
+				} {
+					if limit > 0 && len(q.want) > limit {
+						q.want = q.want[:limit]
+					}
+					if got, err := q.ask(); err != nil || !slices.Equal(got, q.want) {
+						t.Fatalf("%s of %v, at most %d: %v, %v; want %v", what, sel.Matchers, limit, got, err, q.want)
+					}
 				}
 			}
 		}

@@ -20,6 +20,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/index"
 	"cardinalsin/lease"
 	"cardinalsin/planner"
 	"cardinalsin/series"
@@ -58,6 +59,11 @@ type Options struct {
 	Head func() HeadView
 	// Ranges is what data files are read through, as a cache; nil: the store.
 	Ranges Ranges
+	// Index finds series without reading files; nil: there is none.
+	Index *index.Index
+	// FooterBytes bounds the footers that are kept between queries. Default
+	// 64 MiB.
+	FooterBytes int64
 	// Reads is the number of ranged reads in flight, over all views. Default
 	// 16.
 	Reads int
@@ -68,6 +74,9 @@ func (o *Options) EnsureDefaults() {
 	if o.Reads <= 0 {
 		o.Reads = 16
 	}
+	if o.FooterBytes <= 0 {
+		o.FooterBytes = 64 << 20
+	}
 }
 
 // Reader opens views of one table. It may be used concurrently.
@@ -76,6 +85,8 @@ type Reader struct {
 	pins  *lease.Pins
 	opts  Options
 	reads chan struct{} // a place for each read in flight
+	// footers of files that were read lately
+	footers footers
 	rules rules
 
 	// seen is the greatest version that a snapshot of this reader had, -1
@@ -97,7 +108,7 @@ type rules struct {
 // of other engines.
 func New(log *txlog.Log, pins *lease.Pins, opts Options) *Reader {
 	opts.EnsureDefaults()
-	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads)}
+	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads), footers: footers{limit: opts.FooterBytes}}
 	r.seen.Store(-1)
 	return r
 }
@@ -299,9 +310,19 @@ func (v *View) Foreign() bool {
 	return !slices.Contains(s.Protocol().WriterFeatures, txlog.ExclusiveFeature) || !slices.Equal(s.Metadata().PartitionColumns, chunk.PartitionColumns())
 }
 
-// Plan chooses the files that a selector needs. An error wraps
-// chunk.ErrTags.
-func (v *View) Plan(sel series.Selector) (planner.Scan, error) { return planner.Plan(v.snapshot, sel) }
+// Plan chooses the files that a selector needs, also by the index where the
+// selector picks few series. It may read ranges of the index; of a table that
+// is not ours all files are chosen. Errors: chunk.ErrTags, that of ctx.
+func (v *View) Plan(ctx context.Context, sel series.Selector) (planner.Scan, error) {
+	scan, err := planner.Plan(v.snapshot, sel)
+	if err != nil {
+		return planner.Scan{}, err
+	}
+	// Whoever reads whole files gains nothing from the places of many series.
+	const few = 10_000
+	l, err := v.look(ctx, sel, scan, index.Limits{Series: few})
+	return l.Scan, err
+}
 
 // Check returns an error once nothing may be returned from the view any more:
 // lease.ErrPinLost, or ErrClosed. What was read before a Check that returns

@@ -135,8 +135,8 @@ func TestViewRefuses(t *testing.T) {
 		e.clock.advance(lease.TTL + 1)
 		for name, seq := range map[string]func() error{
 			"Select":      func() error { return last(v.Select(ctx, everything), func() {}) },
-			"LabelNames":  func() error { _, err := v.LabelNames(ctx, everything); return err },
-			"LabelValues": func() error { _, err := v.LabelValues(ctx, "k", everything); return err },
+			"LabelNames":  func() error { _, err := v.LabelNames(ctx, everything, 0); return err },
+			"LabelValues": func() error { _, err := v.LabelValues(ctx, "k", everything, 0); return err },
 			"Check":       v.Check,
 		} {
 			if err := seq(); !errors.Is(err, lease.ErrPinLost) {
@@ -193,7 +193,7 @@ func TestDamage(t *testing.T) {
 	e := newEnv(t, "k")
 	rows := []series.Series{one(1, lbl("m", "k", "a"), 1, 2, 3), one(2, lbl("m", "k", "b"), 4)}
 	e.write(t, "fa", rows...)
-	r := e.start(t, Options{})
+	r := e.start(t, Options{FooterBytes: 1}) // so that it reads the file every time
 	data, _, err := e.inner.Get(ctx, root+"/fa")
 	if err != nil {
 		t.Fatal(err)
@@ -359,14 +359,14 @@ func TestLabels(t *testing.T) {
 	early := series.Selector{Range: series.TimeRange{Min: day, Max: day + 1}}
 
 	names := func(sel series.Selector) []string {
-		got, err := v.LabelNames(ctx, sel)
+		got, err := v.LabelNames(ctx, sel, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return got
 	}
 	values := func(name string, sel series.Selector) []string {
-		got, err := v.LabelValues(ctx, name, sel)
+		got, err := v.LabelValues(ctx, name, sel, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 
 	"cardinalsin/chunk"
+	"cardinalsin/index"
 	"cardinalsin/internal/merge"
 	"cardinalsin/planner"
 	"cardinalsin/series"
@@ -32,14 +34,28 @@ const (
 //
 // Files are read as the sequence is consumed; each holds at most one request
 // (8 MiB, or a row group where that is larger), one decoded row group and two
-// batches in memory. The first error ends the sequence: lease.ErrPinLost,
-// chunk.ErrCorrupt naming the file, ErrClosed, txlog.ErrUnsupported, storage
-// errors, that of ctx. What was yielded before is true but not complete.
+// batches in memory. Of a file that the index covers only the samples of the
+// selected series are read. The first error ends the sequence:
+// lease.ErrPinLost, chunk.ErrCorrupt naming the file, ErrClosed,
+// txlog.ErrUnsupported, storage errors, that of ctx. What was yielded before is
+// true but not complete.
 func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series.Series, error] {
 	return func(yield func(series.Series, error) bool) {
-		for s, err := range v.merged(ctx, sel, (*chunk.File).Select) {
+		fail := func(err error) { yield(series.Series{}, v.failed("select", err)) }
+		l, err := v.locate(ctx, sel, index.Limits{})
+		if err != nil {
+			fail(err)
+			return
+		}
+		read := func(f *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error] {
+			if runs, ok := l.runs(f); ok {
+				return open.SelectRuns(ctx, sel.Range, runs)
+			}
+			return open.Select(ctx, sel, nil)
+		}
+		for s, err := range v.merged(ctx, sel, l.Files, nil, read) {
 			if err != nil {
-				yield(series.Series{}, err)
+				fail(err)
 				return
 			}
 			if !yield(series.Series{Labels: s.Labels, Samples: s.Samples}, nil) {
@@ -49,26 +65,89 @@ func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series
 	}
 }
 
-// scanFunc is how a file is read: with samples or without.
-type scanFunc func(f *chunk.File, ctx context.Context, sel series.Selector, rowGroups []int) iter.Seq2[chunk.Series, error]
+func (v *View) failed(step string, err error) error {
+	return fmt.Errorf("%s at version %d: %w", step, int64(v.Version()), err)
+}
 
-// merged merges what scan finds in each planned file with the head.
-func (v *View) merged(ctx context.Context, sel series.Selector, scan scanFunc) iter.Seq2[merge.Series, error] {
+// located is what a selector needs of the files.
+type located struct {
+	planner.Scan
+	found index.Found
+}
+
+// runs returns where the selected series of a file lie, if the index knows.
+func (l *located) runs(f *planner.File) ([]chunk.Run, bool) {
+	in, ok := l.found.Covered[f.Add.Path]
+	if !ok {
+		return nil, false
+	}
+	out := make([]chunk.Run, len(in))
+	for i, r := range in {
+		s := &l.found.Series[r.Series]
+		out[i] = chunk.Run{Labels: s.Labels, ID: s.ID, RowGroup: r.RowGroup, First: r.First, Rows: r.Rows}
+	}
+	return out, true
+}
+
+// plan chooses files by what the log says of them.
+func (v *View) plan(sel series.Selector) (planner.Scan, error) {
+	if err := v.Check(); err != nil {
+		return planner.Scan{}, err
+	}
+	if v.Foreign() {
+		return planner.Scan{}, fmt.Errorf("%w: a table of another engine has no series", txlog.ErrUnsupported)
+	}
+	return planner.Plan(v.snapshot, sel)
+}
+
+// locate chooses files also by what the index says of them, within limits.
+func (v *View) locate(ctx context.Context, sel series.Selector, limits index.Limits) (located, error) {
+	scan, err := v.plan(sel)
+	if err != nil {
+		return located{}, err
+	}
+	return v.look(ctx, sel, scan, limits)
+}
+
+// look asks the index about the files of a scan.
+func (v *View) look(ctx context.Context, sel series.Selector, scan planner.Scan, limits index.Limits) (located, error) {
+	l := located{Scan: scan}
+	if v.reader.opts.Index == nil || len(sel.Matchers) == 0 || len(scan.Files) == 0 {
+		return l, nil
+	}
+	var err error
+	if l.found, err = v.reader.opts.Index.Find(ctx, v.snapshot, sel, paths(scan.Files), limits); err != nil {
+		return located{}, err
+	}
+	l.Files = slices.DeleteFunc(l.Files, func(f planner.File) bool {
+		runs, covered := l.found.Covered[f.Add.Path]
+		if covered && len(runs) == 0 {
+			l.Skipped[planner.ReasonIndex]++
+			l.SkippedBytes[planner.ReasonIndex] += f.Add.Size
+			return true
+		}
+		return false
+	})
+	return l, nil
+}
+
+func paths(files []planner.File) []string {
+	out := make([]string, len(files))
+	for i := range files {
+		out[i] = files[i].Add.Path
+	}
+	return out
+}
+
+// readFunc is how an open file is read: with samples or without.
+type readFunc func(f *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error]
+
+// merged merges what read finds in each of the files with the head, and with
+// series that are known, which are weaker than both.
+func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series, read readFunc) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
-		fail := func(err error) {
-			yield(merge.Series{}, fmt.Errorf("select at version %d: %w", int64(v.Version()), err))
-		}
 		if err := v.Check(); err != nil {
-			fail(err)
-			return
-		}
-		if v.Foreign() {
-			fail(fmt.Errorf("%w: a table of another engine has no series", txlog.ErrUnsupported))
-			return
-		}
-		plan, err := v.Plan(sel)
-		if err != nil {
-			fail(err)
+			yield(merge.Series{}, err)
 			return
 		}
 		// Producers end before the sequence does, whatever ends it.
@@ -76,20 +155,33 @@ func (v *View) merged(ctx context.Context, sel series.Selector, scan scanFunc) i
 		defer running.Wait()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		sources := make([]merge.Source, 0, len(plan.Files)+1)
-		for i := range plan.Files {
-			f := &plan.Files[i]
-			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, sel, scan)})
+		sources := make([]merge.Source, 0, len(files)+2)
+		if len(known) > 0 {
+			sources = append(sources, merge.Source{Series: knownSeries(known)})
+		}
+		for i := range files {
+			f := &files[i]
+			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, read)})
 		}
 		if v.head != nil {
 			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(v.head, sel)})
 		}
 		for s, err := range merge.Sources(sources...) {
-			if err != nil {
-				fail(err)
+			if !yield(s, err) || err != nil {
 				return
 			}
-			if !yield(s, nil) {
+		}
+	}
+}
+
+// here is the sample of a series of which only the labels are wanted: a merge
+// drops series without samples.
+var here = []series.Sample{{}}
+
+func knownSeries(known []index.Series) iter.Seq2[merge.Series, error] {
+	return func(yield func(merge.Series, error) bool) {
+		for _, s := range known {
+			if !yield(merge.Series{Labels: s.Labels, ID: s.ID, Samples: here}, nil) {
 				return
 			}
 		}
@@ -115,7 +207,7 @@ type batch struct {
 // produce reads one file in a goroutine of its own, so that many files are
 // read at the same time though a merge asks one after the other. The
 // goroutine ends when the file does, or ctx.
-func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.File, sel series.Selector, scan scanFunc) iter.Seq2[chunk.Series, error] {
+func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.File, read readFunc) iter.Seq2[chunk.Series, error] {
 	out := make(chan batch)
 	send := func(b batch) bool {
 		select {
@@ -129,7 +221,7 @@ func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.
 		defer close(out)
 		var b batch
 		samples := 0
-		for s, err := range v.file(ctx, f, sel, scan) {
+		for s, err := range v.file(ctx, f, read) {
 			if err != nil {
 				// What came before is of no use to anyone.
 				send(batch{err: err})
@@ -169,7 +261,7 @@ func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.
 }
 
 // file reads one file of the plan.
-func (v *View) file(ctx context.Context, f *planner.File, sel series.Selector, scan scanFunc) iter.Seq2[chunk.Series, error] {
+func (v *View) file(ctx context.Context, f *planner.File, read readFunc) iter.Seq2[chunk.Series, error] {
 	return func(yield func(chunk.Series, error) bool) {
 		if f.Add.DeletionVector != nil {
 			yield(chunk.Series{}, fmt.Errorf("%w: deletion vector of file %s", txlog.ErrUnsupported, f.Add.Path))
@@ -180,12 +272,22 @@ func (v *View) file(ctx context.Context, f *planner.File, sel series.Selector, s
 			yield(chunk.Series{}, err)
 			return
 		}
-		open, err := chunk.Open(ctx, &fencedSource{view: v, key: key, size: f.Add.Size}, f.Add.Size)
+		open, err := v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: f.Add.Size})
+		if err == nil {
+			err = v.Check() // what is kept was read under another view's pin
+		}
 		if err != nil {
 			yield(chunk.Series{}, err)
 			return
 		}
-		scan(open, ctx, sel, nil)(yield)
+		for s, err := range read(f, open, ctx) {
+			if errors.Is(err, chunk.ErrCorrupt) {
+				v.reader.footers.drop(key) // the store may have the right bytes
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
 	}
 }
 
@@ -229,14 +331,28 @@ func (s *fencedSource) ReadRange(ctx context.Context, offset, length int64) ([]b
 
 // Series yields the label sets that the selector picks, in the order of
 // series.Compare, each once, without reading samples of files: a series may
-// be among them whose samples lie near the time range and not in it. Errors
-// are those of Select.
+// be among them whose samples lie near the time range and not in it. Of files
+// that the index covers nothing is read. Errors are those of Select.
 func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series.Labels, error] {
-	// The merge drops series without samples: give each one.
-	here := []series.Sample{{}}
-	scan := func(f *chunk.File, ctx context.Context, sel series.Selector, groups []int) iter.Seq2[chunk.Series, error] {
+	return func(yield func(series.Labels, error) bool) {
+		l, err := v.locate(ctx, sel, index.Limits{})
+		if err != nil {
+			yield(labels.EmptyLabels(), v.failed("list series", err))
+			return
+		}
+		uncovered := slices.DeleteFunc(l.Files, func(f planner.File) bool {
+			_, covered := l.found.Covered[f.Add.Path]
+			return covered
+		})
+		v.labelSets(ctx, sel, uncovered, l.found.Series)(yield)
+	}
+}
+
+// labelSets yields the selected label sets of files and head, and those known.
+func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series) iter.Seq2[series.Labels, error] {
+	read := func(_ *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error] {
 		return func(yield func(chunk.Series, error) bool) {
-			for s, err := range f.Series(ctx, sel, groups) {
+			for s, err := range open.Series(ctx, sel, nil) {
 				s.Samples = here
 				if !yield(s, err) || err != nil {
 					return
@@ -245,8 +361,12 @@ func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series
 		}
 	}
 	return func(yield func(series.Labels, error) bool) {
-		for s, err := range v.merged(ctx, sel, scan) {
-			if !yield(s.Labels, err) || err != nil {
+		for s, err := range v.merged(ctx, sel, files, known, read) {
+			if err != nil {
+				yield(s.Labels, v.failed("list series", err))
+				return
+			}
+			if !yield(s.Labels, nil) {
 				return
 			}
 		}
@@ -254,39 +374,89 @@ func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series
 }
 
 // LabelNames returns the label names of the series that the selector picks,
-// sorted. See Series for how it treats the time range, and for errors.
-func (v *View) LabelNames(ctx context.Context, sel series.Selector) ([]string, error) {
-	names := map[string]struct{}{}
-	for l, err := range v.Series(ctx, sel) {
-		if err != nil {
-			return nil, err
-		}
-		l.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
+// sorted; with a limit above 0 the first of them, up to that many. See Series
+// for how it treats the time range, and for errors.
+func (v *View) LabelNames(ctx context.Context, sel series.Selector, limit int) ([]string, error) {
+	ask := func(files []string) (names, uncovered []string, err error) {
+		return v.reader.opts.Index.LabelNames(ctx, v.snapshot, sel, files, limit)
 	}
-	return sortedKeys(names), nil
+	return v.texts(ctx, sel, limit, ask, func(l series.Labels, add func(string)) {
+		l.Range(func(l labels.Label) { add(l.Name) })
+	})
 }
 
 // LabelValues returns the values of one label among the series that the
-// selector picks, sorted. See Series for how it treats the time range, and
-// for errors.
-func (v *View) LabelValues(ctx context.Context, name string, sel series.Selector) ([]string, error) {
-	values := map[string]struct{}{}
-	for l, err := range v.Series(ctx, sel) {
+// selector picks, sorted; with a limit above 0 the first of them, up to that
+// many. See Series for how it treats the time range, and for errors.
+func (v *View) LabelValues(ctx context.Context, name string, sel series.Selector, limit int) ([]string, error) {
+	ask := func(files []string) (values, uncovered []string, err error) {
+		return v.reader.opts.Index.LabelValues(ctx, v.snapshot, name, sel, files, limit)
+	}
+	return v.texts(ctx, sel, limit, ask, func(l series.Labels, add func(string)) {
+		if value := l.Get(name); value != "" {
+			add(value)
+		}
+	})
+}
+
+// texts joins what the index says with what the rest of the files and the head
+// hold.
+func (v *View) texts(ctx context.Context, sel series.Selector, limit int, ask func(files []string) (texts, uncovered []string, err error), of func(l series.Labels, add func(string))) ([]string, error) {
+	scan, err := v.plan(sel)
+	if err != nil {
+		return nil, v.failed("list labels", err)
+	}
+	var known []string
+	if v.reader.opts.Index != nil && len(scan.Files) > 0 {
+		var uncovered []string
+		if known, uncovered, err = ask(paths(scan.Files)); err != nil {
+			return nil, v.failed("list labels", err)
+		}
+		left := make(map[string]bool, len(uncovered))
+		for _, p := range uncovered {
+			left[p] = true
+		}
+		scan.Files = slices.DeleteFunc(scan.Files, func(f planner.File) bool { return !left[f.Add.Path] })
+	}
+	set := map[string]struct{}{}
+	for l, err := range v.labelSets(ctx, sel, scan.Files, nil) {
 		if err != nil {
 			return nil, err
 		}
-		if value := l.Get(name); value != "" {
-			values[value] = struct{}{}
-		}
+		of(l, func(s string) { set[s] = struct{}{} })
 	}
-	return sortedKeys(values), nil
+	if len(set) > 0 {
+		more := make([]string, 0, len(set))
+		for s := range set {
+			more = append(more, s)
+		}
+		slices.Sort(more)
+		known = union(known, more)
+	}
+	if limit > 0 && len(known) > limit {
+		known = known[:limit]
+	}
+	if known == nil {
+		known = []string{}
+	}
+	return known, v.Check()
 }
 
-func sortedKeys(set map[string]struct{}) []string {
-	out := make([]string, 0, len(set))
-	for k := range set {
-		out = append(out, k)
+// union merges two ascending lists without repetitions.
+func union(a, b []string) []string {
+	if len(a) == 0 {
+		return b
 	}
-	slices.Sort(out)
-	return out
+	out := make([]string, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := strings.Compare(a[0], b[0]); {
+		case c < 0:
+			out, a = append(out, a[0]), a[1:]
+		case c > 0:
+			out, b = append(out, b[0]), b[1:]
+		default:
+			out, a, b = append(out, a[0]), a[1:], b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }

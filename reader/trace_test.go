@@ -75,7 +75,7 @@ func runQuery(t *testing.T, r *Reader, d *datadriven.TestData) {
 			t.Fatal(err)
 		}
 		if d.HasArg("labels") {
-			_, err = v.LabelNames(ctx, sel)
+			_, err = v.LabelNames(ctx, sel, 0)
 		} else {
 			_, err = collect(v.Select(ctx, sel))
 		}

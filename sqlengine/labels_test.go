@@ -120,7 +120,7 @@ func TestManyLabelNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer v.Close()
-		known, err := v.LabelNames(t.Context(), series.Selector{Range: series.AllTime})
+		known, err := v.LabelNames(t.Context(), series.Selector{Range: series.AllTime}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -355,7 +355,7 @@ func (q *query) plan(ctx context.Context, g *group, sources []source) ([]source,
 	var err error
 	switch g.kind {
 	case kindFiles:
-		list, err = filesListing(g.view)
+		list, err = filesListing(ctx, g.view)
 	case kindShards:
 		list, err = shardsListing(g.view)
 	case kindLog:
@@ -394,7 +394,7 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 			return nil, err
 		}
 	}
-	if err := t.plan(); err != nil {
+	if err := t.plan(ctx); err != nil {
 		return nil, err
 	}
 	if head != nil {

@@ -111,8 +111,8 @@ func (t *rowsTable) columnLabels() map[string]string {
 }
 
 // plan chooses the files.
-func (t *rowsTable) plan() (err error) {
-	t.scan, err = t.view.Plan(t.sel)
+func (t *rowsTable) plan(ctx context.Context) (err error) {
+	t.scan, err = t.view.Plan(ctx, t.sel)
 	return err
 }
 

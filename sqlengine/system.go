@@ -65,13 +65,13 @@ func (s *listingScan) fill(out *rowsOut) (int, error) {
 }
 
 // filesListing is <table>_files: the live files of a version.
-func filesListing(view *reader.View) (*listing, error) {
+func filesListing(ctx context.Context, view *reader.View) (*listing, error) {
 	l := &listing{list: []sourceColumn{
 		{"path", kindText}, {"date", kindDate}, {"shard", kindText}, {"level", kindInt},
 		{"min_time", kindTimestamp}, {"max_time", kindTimestamp},
 		{"num_rows", kindBigInt}, {"bytes", kindBigInt}, {"modified", kindTimestamp},
 	}}
-	scan, err := view.Plan(series.Selector{Range: series.AllTime})
+	scan, err := view.Plan(ctx, series.Selector{Range: series.AllTime})
 	if err != nil {
 		return nil, err
 	}

@@ -229,19 +229,19 @@ const resetLookback = 5 * 60 * 1_000_000
 
 // LabelValues implements storage.Querier.
 func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return q.strings(ctx, hints, func(v *reader.View) ([]string, error) {
-		return v.LabelValues(ctx, name, selector(q.mint, q.maxt, matchers))
+	return q.strings(ctx, func(v *reader.View) ([]string, error) {
+		return v.LabelValues(ctx, name, selector(q.mint, q.maxt, matchers), limitOf(hints))
 	})
 }
 
 // LabelNames implements storage.Querier.
 func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return q.strings(ctx, hints, func(v *reader.View) ([]string, error) {
-		return v.LabelNames(ctx, selector(q.mint, q.maxt, matchers))
+	return q.strings(ctx, func(v *reader.View) ([]string, error) {
+		return v.LabelNames(ctx, selector(q.mint, q.maxt, matchers), limitOf(hints))
 	})
 }
 
-func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, read func(*reader.View) ([]string, error)) ([]string, annotations.Annotations, error) {
+func (q *querier) strings(ctx context.Context, read func(*reader.View) ([]string, error)) ([]string, annotations.Annotations, error) {
 	view, err := q.open(ctx)
 	if err != nil {
 		return nil, nil, tableError{err}
@@ -250,14 +250,15 @@ func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, read f
 	if err != nil {
 		return nil, nil, tableError{err}
 	}
-	return limited(found, hints), nil, nil
+	return found, nil, nil
 }
 
-func limited(s []string, hints *storage.LabelHints) []string {
-	if hints != nil && hints.Limit > 0 && len(s) > hints.Limit {
-		return s[:hints.Limit]
+// limitOf is how many texts are asked for, 0 for all.
+func limitOf(hints *storage.LabelHints) int {
+	if hints == nil {
+		return 0
 	}
-	return s
+	return max(hints.Limit, 0)
 }
 
 // chunkQuerier encodes what the querier finds.
