@@ -75,11 +75,10 @@ func printIndex(c *ucli.Context, rows []indexRow) error {
 	return cli.Listing[indexRow]{
 		Header: "DATE\tFILES\tREPLACES\tVERSION\tSERIES\tBYTES\tSKIPPED",
 		Columns: func(r indexRow) string {
-			version, series := "-", "-"
-			if r.Version > 0 {
-				version, series = fmt.Sprint(r.Version), fmt.Sprint(r.Series)
+			if r.Version == 0 {
+				return fmt.Sprintf("%s\t%d\t%d\t-\t-\t-\t-", r.Date, r.Files, r.Replaces)
 			}
-			return fmt.Sprintf("%s\t%d\t%d\t%s\t%s\t%d\t%d", r.Date, r.Files, r.Replaces, version, series, r.Bytes, len(r.Skipped))
+			return fmt.Sprintf("%s\t%d\t%d\t%d\t%d\t%d\t%d", r.Date, r.Files, r.Replaces, r.Version, r.Series, r.Bytes, len(r.Skipped))
 		},
 	}.Print(c, rows)
 }
