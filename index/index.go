@@ -134,6 +134,9 @@ type Options struct {
 	// DirectoryBytes bounds the directories of segments that are kept parsed.
 	// Default 64 MiB.
 	DirectoryBytes int64
+	// ValueBytes bounds the values of labels that are kept for calls without
+	// matchers. Default 64 MiB.
+	ValueBytes int64
 	// Parallel is the number of segments that one call reads at once. Default
 	// 32.
 	Parallel int
@@ -147,6 +150,9 @@ func (o *Options) EnsureDefaults() {
 	if o.DirectoryBytes <= 0 {
 		o.DirectoryBytes = 64 << 20
 	}
+	if o.ValueBytes <= 0 {
+		o.ValueBytes = 64 << 20
+	}
 	if o.Parallel <= 0 {
 		o.Parallel = 32
 	}
@@ -157,8 +163,9 @@ func (o *Options) EnsureDefaults() {
 
 // Index answers from a table's segments. It may be used concurrently.
 type Index struct {
-	log  *txlog.Log
-	opts Options
+	log   *txlog.Log
+	opts  Options
+	lists lists
 
 	mu      sync.Mutex // guards what follows
 	open    map[string]*segment
@@ -169,7 +176,7 @@ type Index struct {
 // New returns the index of a table. It makes no request.
 func New(log *txlog.Log, o Options) *Index {
 	o.EnsureDefaults()
-	return &Index{log: log, opts: o, open: map[string]*segment{}, damaged: map[string]bool{}}
+	return &Index{log: log, opts: o, lists: lists{most: o.ValueBytes}, open: map[string]*segment{}, damaged: map[string]bool{}}
 }
 
 // Run is a stretch of rows of one series.

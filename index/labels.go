@@ -20,7 +20,7 @@ import (
 // Time counts by the file. Errors are those of Find.
 func (x *Index) LabelValues(ctx context.Context, snap *txlog.Snapshot, name string, sel series.Selector, files []string, limit int) (values, uncovered []string, err error) {
 	seen := samePages{pages: map[string]*samePage{}}
-	values, uncovered, err = x.texts(ctx, snap, sel, files, limit, func(ctx context.Context, c *claim) ([]string, bool, error) {
+	values, uncovered, err = x.texts(ctx, snap, name, sel, files, limit, func(ctx context.Context, c *claim) ([]string, bool, error) {
 		l := c.seg.label(name)
 		if l == nil {
 			return nil, true, nil
@@ -43,7 +43,7 @@ func (x *Index) LabelValues(ctx context.Context, snap *txlog.Snapshot, name stri
 
 // LabelNames is LabelValues for the names of labels.
 func (x *Index) LabelNames(ctx context.Context, snap *txlog.Snapshot, sel series.Selector, files []string, limit int) (names, uncovered []string, err error) {
-	names, uncovered, err = x.texts(ctx, snap, sel, files, limit, func(ctx context.Context, c *claim) ([]string, bool, error) {
+	names, uncovered, err = x.texts(ctx, snap, "", sel, files, limit, func(ctx context.Context, c *claim) ([]string, bool, error) {
 		var out []string
 		if len(sel.Matchers) == 0 {
 			for _, i := range c.seg.sorted {
@@ -69,11 +69,25 @@ func (x *Index) LabelNames(ctx context.Context, snap *txlog.Snapshot, sel series
 	return names, uncovered, err
 }
 
-// texts asks each segment and joins what they say.
-func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, sel series.Selector, files []string, limit int, ask func(context.Context, *claim) ([]string, bool, error)) (texts, uncovered []string, err error) {
+// texts asks each segment and joins what they say; label is the one whose
+// values they are, if any.
+func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, label string, sel series.Selector, files []string, limit int, ask func(context.Context, *claim) ([]string, bool, error)) (texts, uncovered []string, err error) {
 	claims, err := x.claim(ctx, snap, sel.Range, files)
 	if err != nil {
 		return nil, nil, err
+	}
+	key := ""
+	if label != "" && len(sel.Matchers) == 0 {
+		key = listKey(label, claims)
+		if kept, ok := x.lists.get(key); ok {
+			for i := range claims {
+				claims[i].ok = true
+			}
+			if limit > 0 {
+				kept = kept[:min(limit, len(kept))]
+			}
+			return slices.Clone(kept), uncoveredBy(claims, files), nil
+		}
 	}
 	found := make([][]string, len(claims))
 	err = x.each(ctx, len(claims), func(ctx context.Context, i int) error {
@@ -86,8 +100,23 @@ func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, sel series.Sele
 	if err != nil {
 		return nil, nil, err
 	}
-	covered := map[string]bool{}
 	var lists [][]string
+	for i := range claims {
+		if claims[i].ok {
+			lists = append(lists, found[i])
+		}
+	}
+	texts = union(lists, limit)
+	// A segment that failed may do better next time.
+	if key != "" && limit <= 0 && len(lists) == len(claims) {
+		x.lists.put(key, texts)
+	}
+	return texts, uncoveredBy(claims, files), nil
+}
+
+// uncoveredBy lists the files that no claim answers for.
+func uncoveredBy(claims []claim, files []string) (uncovered []string) {
+	covered := make(map[string]bool, len(files))
 	for i := range claims {
 		if !claims[i].ok {
 			continue
@@ -97,14 +126,13 @@ func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, sel series.Sele
 				covered[claims[i].seg.files[f].path] = true
 			}
 		}
-		lists = append(lists, found[i])
 	}
 	for _, f := range files {
 		if !covered[f] {
 			uncovered = append(uncovered, f)
 		}
 	}
-	return union(lists, limit), uncovered, nil
+	return uncovered
 }
 
 // union merges ascending lists, by halves: neighbours in time say nearly the

@@ -1,0 +1,153 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"cardinalsin/series"
+	"cardinalsin/storage"
+	"cardinalsin/storage/meter"
+)
+
+// TestValuesAreKept: the same question to the same segments is answered without
+// a request, any other is not answered by it, and what the caller does to the
+// answer changes none.
+func TestValuesAreKept(t *testing.T) {
+	var reads *meter.Store
+	tb := newTable(t, func(s storage.Store) storage.Store {
+		reads = meter.New(s, meter.Options{})
+		return reads
+	})
+	a := tb.write(0, 1, metric("cpu", "pod", "a", "zone", "z"), metric("cpu", "pod", "b"))
+	b := tb.write(0, 1, metric("cpu", "pod", "c"))
+	later := tb.write(1, 1, metric("cpu", "pod", "b"), metric("cpu", "pod", "d"))
+	tb.index(Policy{MinFiles: 1})
+	x := tb.open(Options{})
+	steps := []struct {
+		name  string
+		label string
+		sel   series.Selector
+		files []string
+		limit int
+		want  []string
+		kept  bool
+	}{
+		{"limited", "pod", series.Selector{}, []string{a, b}, 1, []string{"a"}, false},
+		{"first", "pod", series.Selector{}, []string{a, b}, 0, []string{"a", "b", "c"}, false},
+		{"again", "pod", series.Selector{}, []string{a, b}, 0, []string{"a", "b", "c"}, true},
+		{"in another order", "pod", series.Selector{}, []string{b, a}, 0, []string{"a", "b", "c"}, true},
+		{"limit", "pod", series.Selector{}, []string{a, b}, 2, []string{"a", "b"}, true},
+		{"large limit", "pod", series.Selector{}, []string{a, b}, 9, []string{"a", "b", "c"}, true},
+		{"one file", "pod", series.Selector{}, []string{a}, 0, []string{"a", "b"}, false},
+		{"the other", "pod", series.Selector{}, []string{b}, 0, []string{"c"}, false},
+		{"one file again", "pod", series.Selector{}, []string{a}, 0, []string{"a", "b"}, true},
+		{"another label", "zone", series.Selector{}, []string{a, b}, 0, []string{"z"}, false},
+		{"matchers", "pod", podIs("b"), []string{a, b}, 0, []string{"b"}, false},
+		{"matchers again", "pod", podIs("b"), []string{a, b}, 0, []string{"b"}, false},
+		{"more segments", "pod", series.Selector{}, []string{a, b, later}, 0, []string{"a", "b", "c", "d"}, false},
+		{"again", "pod", series.Selector{}, []string{a, b, later}, 0, []string{"a", "b", "c", "d"}, true},
+		{"still", "pod", series.Selector{}, []string{a, b}, 0, []string{"a", "b", "c"}, true},
+	}
+	for i, s := range steps {
+		s.sel.Range = series.AllTime
+		snap := tb.latest()
+		before := reads.Snapshot()
+		got, uncovered, err := x.LabelValues(t.Context(), snap, s.label, s.sel, append(s.files, "nowhere"), s.limit)
+		if err != nil || !slices.Equal(got, s.want) || !slices.Equal(uncovered, []string{"nowhere"}) {
+			t.Fatalf("%d, %s: %v, uncovered %v, %v", i, s.name, got, uncovered, err)
+		}
+		if n := reads.Snapshot().Since(before)[storage.OpGetRange].Calls; (n == 0) != s.kept {
+			t.Errorf("%d, %s: %d requests", i, s.name, n)
+		}
+		for i := range got {
+			got[i] = "changed"
+		}
+	}
+	// A file that comes is not among them.
+	late := tb.write(0, 1, metric("cpu", "pod", "e"))
+	all := series.Selector{Range: series.AllTime}
+	if got, uncovered, err := x.LabelValues(t.Context(), tb.latest(), "pod", all, []string{a, b, late}, 0); err != nil || !slices.Equal(got, []string{"a", "b", "c"}) || !slices.Equal(uncovered, []string{late}) {
+		t.Errorf("before its index: %v, uncovered %v, %v", got, uncovered, err)
+	}
+	tb.index(Policy{MinFiles: 1})
+	if got, uncovered, err := x.LabelValues(t.Context(), tb.latest(), "pod", all, []string{a, b, late}, 0); err != nil || !slices.Equal(got, []string{"a", "b", "c", "e"}) || len(uncovered) > 0 {
+		t.Errorf("after it: %v, uncovered %v, %v", got, uncovered, err)
+	}
+}
+
+// TestValuesOfFailureAreNotKept: a segment that failed once is asked again.
+func TestValuesOfFailureAreNotKept(t *testing.T) {
+	tb := newTable(t, nil)
+	paths := []string{tb.write(0, 1, metric("cpu", "pod", "a")), tb.write(1, 1, metric("cpu", "pod", "b"))}
+	tb.index(Policy{MinFiles: 1})
+	broken := &brokenOnce{after: 2} // both directories
+	x := tb.open(Options{Ranges: broken, Parallel: 1})
+	all := series.Selector{Range: series.AllTime}
+	got, uncovered, err := x.LabelValues(t.Context(), tb.latest(), "pod", all, paths, 0)
+	if err != nil || len(got) != 1 || len(uncovered) != 1 {
+		t.Fatalf("%v, uncovered %v, %v", got, uncovered, err)
+	}
+	got, uncovered, err = x.LabelValues(t.Context(), tb.latest(), "pod", all, paths, 0)
+	if err != nil || !slices.Equal(got, []string{"a", "b"}) || len(uncovered) > 0 {
+		t.Errorf("again: %v, uncovered %v, %v", got, uncovered, err)
+	}
+}
+
+var errOnce = errors.New("once")
+
+// brokenOnce fails one read.
+type brokenOnce struct{ after int }
+
+func (b *brokenOnce) ReadRange(ctx context.Context, store storage.Store, key string, _, offset, length int64) ([]byte, error) {
+	if b.after--; b.after == -1 {
+		return nil, errOnce
+	}
+	return store.GetRange(ctx, key, offset, length)
+}
+
+// TestListsAreBounded: whatever comes, the bytes stay within the bound, and
+// what is asked for stays longest.
+func TestListsAreBounded(t *testing.T) {
+	l := lists{most: 10_000}
+	values := []string{strings.Repeat("v", 1000), "w", strings.Repeat("x", 500)}
+	l.put("wanted", values)
+	for i := range 100 {
+		l.put(fmt.Sprint(i), values)
+		if got, ok := l.get("wanted"); !ok || !slices.Equal(got, values) {
+			t.Fatalf("%d: lost %v", i, ok)
+		}
+		var sum int64
+		for e := l.order.Front(); e != nil; e = e.Next() {
+			sum += e.Value.(*keptList).bytes
+		}
+		if l.bytes > l.most || l.bytes != sum || l.order.Len() != len(l.byKey) {
+			t.Fatalf("%d bytes, %d of %d lists", l.bytes, sum, l.order.Len())
+		}
+	}
+	if len(l.byKey) < 4 {
+		t.Errorf("%d lists are kept", len(l.byKey))
+	}
+	l.put("large", []string{strings.Repeat("v", 10_000)})
+	if _, ok := l.get("large"); ok || len(l.byKey) < 4 {
+		t.Error("a list beyond the bound drove out the others")
+	}
+}
+
+// TestPack: texts come back as they were, over the borders of chunks too.
+func TestPack(t *testing.T) {
+	var values []string
+	for i := range 3000 {
+		values = append(values, strings.Repeat("é", i%97)+fmt.Sprint(i))
+	}
+	values = append(values, strings.Repeat("y", 200<<10), "", "z")
+	if got := pack(values); !slices.Equal(got, values) {
+		t.Error("texts have changed")
+	}
+	if got := pack(nil); len(got) != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+}
