@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"cardinalsin/chunk"
+	"cardinalsin/index"
 	"cardinalsin/ingest"
 	"cardinalsin/lease"
 	"cardinalsin/reader"
@@ -77,7 +78,7 @@ func newTable(t testing.TB) *table {
 	tb.writer, err = writer.Open(ctx, tb.log, tb.wal, writer.Options{Now: tb.clock.Now})
 	must()
 	pins := lease.NewPins(tb.store, "tenant/metrics/_cardinal/pins", "test", lease.Options{Now: tb.clock.Now})
-	tb.reader = reader.New(tb.log, pins, reader.Options{FooterBytes: 1, Head: func() reader.HeadView { return tb.writer.Head() }})
+	tb.reader = reader.New(tb.log, pins, reader.Options{FooterBytes: 1, Index: index.New(tb.log, index.Options{}), Head: func() reader.HeadView { return tb.writer.Head() }})
 	return tb
 }
 

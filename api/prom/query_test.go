@@ -97,15 +97,18 @@ func upstream(t testing.TB, all []series.Series) promstorage.SampleAndChunkQuery
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range p.samples {
-			got := p.Get(i)
-			switch got.Type() {
+		it := (&tableSeries{points: p}).Iterator(nil)
+		for kind := it.Next(); kind != chunkenc.ValNone; kind = it.Next() {
+			switch kind {
 			case chunkenc.ValFloat:
-				_, err = app.Append(0, x.Labels, got.T(), got.F())
+				at, v := it.At()
+				_, err = app.Append(0, x.Labels, at, v)
 			case chunkenc.ValHistogram:
-				_, err = app.AppendHistogram(0, x.Labels, got.T(), got.H(), nil)
+				at, h := it.AtHistogram(nil)
+				_, err = app.AppendHistogram(0, x.Labels, at, h, nil)
 			case chunkenc.ValFloatHistogram:
-				_, err = app.AppendHistogram(0, x.Labels, got.T(), nil, got.FH())
+				at, h := it.AtFloatHistogram(nil)
+				_, err = app.AppendHistogram(0, x.Labels, at, nil, h)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -22,26 +22,37 @@ import (
 // latest, or the one that AtContext named.
 type Queryable struct {
 	reader *reader.Reader
-	// MaxSamples bounds the samples that one query may load, over all its
+	// MaxSamples bounds the samples that one query may hold, over all its
 	// selectors; a histogram counts for as many as it has bytes for. A query
 	// above it fails as one that exceeds the engine's own limit. 0: no bound.
+	// What is streamed is not held.
 	MaxSamples int
+	// KeepSamples is how many samples of a selector are kept; those of a larger
+	// one are streamed as the engine asks for them. Default 1 million.
+	KeepSamples int
 }
+
+// defaultKeepSamples takes some 60 MB.
+const defaultKeepSamples = 1_000_000
 
 // NewQueryable wraps a reader, with Prometheus' limit of 50 million samples.
 func NewQueryable(r *reader.Reader) *Queryable {
-	return &Queryable{reader: r, MaxSamples: defaultMaxSamples}
+	return &Queryable{reader: r, MaxSamples: defaultMaxSamples, KeepSamples: defaultKeepSamples}
 }
 
 // Querier implements storage.Queryable; mint and maxt are ms since the epoch,
 // both inclusive. The view is opened by the first call that has a context.
 func (q *Queryable) Querier(mint, maxt int64) (storage.Querier, error) {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples}, nil
+	return q.querier(mint, maxt), nil
 }
 
 // ChunkQuerier implements storage.ChunkQueryable, for remote read.
 func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return &chunkQuerier{querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples}}, nil
+	return &chunkQuerier{q.querier(mint, maxt)}, nil
+}
+
+func (q *Queryable) querier(mint, maxt int64) *querier {
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples}
 }
 
 type atKey struct{}
@@ -52,14 +63,16 @@ func AtContext(ctx context.Context, at txlog.At) context.Context {
 }
 
 type querier struct {
-	reader     *reader.Reader
-	mint, maxt int64
-	maxSamples int
+	reader      *reader.Reader
+	mint, maxt  int64
+	maxSamples  int
+	keepSamples int
 
-	mu     sync.Mutex // guards the fields below
-	view   *reader.View
-	closed bool
-	loaded int // samples so far
+	mu      sync.Mutex // guards the fields below
+	view    *reader.View
+	closed  bool
+	loaded  int // samples held
+	streams []*stream
 }
 
 // open returns the querier's view, opened once.
@@ -80,13 +93,18 @@ func (q *querier) open(ctx context.Context) (*reader.View, error) {
 	return q.view, nil
 }
 
-// load counts samples that a query holds in memory.
-func (q *querier) load(s []series.Sample) error {
-	const sampleBytes = 16 // as upstream counts (promql, totalHPointSize)
+// weight counts samples as upstream does.
+func weight(s []series.Sample) int {
+	const sampleBytes = 16 // promql, totalHPointSize
 	n := len(s)
 	for i := range s {
 		n += len(s[i].Histogram) / sampleBytes
 	}
+	return n
+}
+
+// load counts samples that a query holds in memory, or gives back.
+func (q *querier) load(n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.loaded += n; q.maxSamples > 0 && q.loaded > q.maxSamples {
@@ -103,8 +121,11 @@ func (q *querier) Close() error {
 	if q.view == nil {
 		return nil
 	}
+	for _, s := range q.streams {
+		s.Close()
+	}
 	v := q.view
-	q.view = nil
+	q.view, q.streams = nil, nil
 	v.Close()
 	return nil
 }
@@ -118,9 +139,10 @@ func selector(mint, maxt int64, matchers []*labels.Matcher) series.Selector {
 	return series.Selector{Matchers: matchers, Range: series.TimeRange{Min: series.FromMillis(mint), Max: end}}
 }
 
-// Select implements storage.Querier. It reads all that it finds before it
-// returns: the table's order is not that of labels, and one failed read spoils
-// the whole answer.
+// Select implements storage.Querier. What is small, or must be sorted – the
+// table's order is not that of labels – is read before it returns. Of what is
+// large only the label sets are, and the samples while upstream iterates:
+// series may then turn out to have none.
 func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	mint, maxt, limit := q.mint, q.maxt, 0
 	if hints != nil {
@@ -134,18 +156,18 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 		limit = 0 // the first in order may be the last to come
 	}
 	sel := selector(mint, maxt, matchers)
-	var found []*memSeries
+	var found []*tableSeries
 	if hints != nil && hints.Func == "series" {
 		// The series API wants label sets only.
 		found, err = labelSets(ctx, view, sel, limit)
 	} else {
-		found, err = q.samples(ctx, view, sel, limit)
+		found, err = q.samples(ctx, view, sel, limit, !sortSeries && limit == 0)
 	}
 	if err != nil {
 		return failed(err)
 	}
 	if sortSeries {
-		slices.SortFunc(found, func(a, b *memSeries) int { return labels.Compare(a.labels, b.labels) })
+		slices.SortFunc(found, func(a, b *tableSeries) int { return labels.Compare(a.labels, b.labels) })
 		if hints != nil && hints.Limit > 0 && len(found) > hints.Limit {
 			found = found[:hints.Limit]
 		}
@@ -163,35 +185,68 @@ func failed(err error) storage.SeriesSet {
 }
 
 // labelSets returns up to limit series without samples; 0 is no limit.
-func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
-	var found []*memSeries
+func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*tableSeries, error) {
+	var found []*tableSeries
 	for l, err := range view.Series(ctx, sel) {
 		if err != nil {
 			return nil, err
 		}
-		if found = append(found, &memSeries{labels: l}); len(found) == limit {
+		if found = append(found, &tableSeries{labels: l}); len(found) == limit {
 			break
 		}
 	}
 	return found, nil
 }
 
-// samples returns up to limit series; 0 is no limit.
-func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*memSeries, error) {
-	var found []*memSeries
-	first := map[series.ID][]*memSeries{} // those whose first sample needs the one before
+// streamed returns series whose samples are read when they are asked for.
+func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector) ([]*tableSeries, error) {
+	found, err := labelSets(ctx, view, sel, 0)
+	if err != nil {
+		return nil, err
+	}
+	s := newStream(ctx, view, sel)
+	for _, f := range found {
+		f.stream = s
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return nil, reader.ErrClosed
+	}
+	q.streams = append(q.streams, s)
+	return found, nil
+}
+
+// lookback selects what came shortly before a selection.
+func lookback(sel series.Selector) series.Selector {
+	return series.Selector{Matchers: sel.Matchers, Range: series.TimeRange{Min: sel.Range.Min - resetLookback, Max: sel.Range.Min - 1}}
+}
+
+// samples returns up to limit series; 0 is no limit. Those of a large selection
+// are streamed if they may be.
+func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int, mayStream bool) ([]*tableSeries, error) {
+	kept := 0
+	var found []*tableSeries
+	first := map[series.ID][]*tableSeries{} // those whose first sample needs the one before
 	for s, err := range view.Select(ctx, sel) {
 		if err != nil {
 			return nil, err
 		}
-		if err := q.load(s.Samples); err != nil {
+		n := weight(s.Samples)
+		if kept += n; mayStream && kept > q.keepSamples {
+			if err := q.load(n - kept); err != nil {
+				return nil, err
+			}
+			return q.streamed(ctx, view, sel)
+		}
+		if err := q.load(n); err != nil {
 			return nil, err
 		}
 		p, err := pointsOf(s.Samples)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Labels, err)
 		}
-		m := &memSeries{labels: s.Labels, points: p}
+		m := &tableSeries{labels: s.Labels, points: p}
 		if p.opensCounter() {
 			id := series.IDOf(s.Labels)
 			first[id] = append(first[id], m)
@@ -206,8 +261,7 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 	// A TSDB knows of a series' first selected histogram whether it goes on
 	// from the one before; so look a little further back. This second read is
 	// made for series with native histograms only.
-	before := series.Selector{Matchers: sel.Matchers, Range: series.TimeRange{Min: sel.Range.Min - resetLookback, Max: sel.Range.Min - 1}}
-	for s, err := range view.Select(ctx, before) {
+	for s, err := range view.Select(ctx, lookback(sel)) {
 		if err != nil {
 			return nil, err
 		}
@@ -262,14 +316,14 @@ func limitOf(hints *storage.LabelHints) int {
 }
 
 // chunkQuerier encodes what the querier finds.
-type chunkQuerier struct{ querier }
+type chunkQuerier struct{ *querier }
 
 func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
 	return storage.NewSeriesSetToChunkSet(q.querier.Select(ctx, sortSeries, hints, matchers...))
 }
 
 type seriesSet struct {
-	series []*memSeries
+	series []*tableSeries
 	at     int // 1-based
 }
 

@@ -3,32 +3,15 @@ package prom
 import (
 	"fmt"
 
-	"github.com/prometheus/prometheus/model/histogram"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
-	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"cardinalsin/chunk"
 	"cardinalsin/series"
 )
 
-// memSeries is one series with its samples, ascending by millisecond; upstream
-// iterates over it.
-type memSeries struct {
-	labels labels.Labels
-	points points
-}
-
-func (s *memSeries) Labels() labels.Labels { return s.labels }
-
-func (s *memSeries) Iterator(chunkenc.Iterator) chunkenc.Iterator {
-	return storage.NewListSeriesIterator(s.points)
-}
-
-// points are samples as upstream reads them, without a copy. histograms holds
+// points are the samples of a series as upstream is to see them, ascending by
+// millisecond, without a copy. histograms holds
 // the decoded native histograms by place; it is nil where there are none.
 type points struct {
 	samples    []series.Sample
@@ -130,53 +113,11 @@ func lastOfEachMillisecond(s []series.Sample) []series.Sample {
 	return s
 }
 
-func (p points) Len() int                { return len(p.samples) }
-func (p points) Get(i int) chunks.Sample { return point{&p.samples[i], p.histograms[i]} }
-
-// point is one sample.
-type point struct {
-	*series.Sample
-	hist *prompb.Histogram // nil for a float
-}
-
-func (p point) T() int64   { return p.Time.Millis() }
-func (p point) F() float64 { return p.Value }
-
-// ST is the start in milliseconds, rounded down; 0 where it is not known.
-func (p point) ST() int64 {
-	ms := p.Start / 1_000_000
-	if p.Start%1_000_000 < 0 {
+// startMillis is the start in milliseconds, rounded down; 0 where it is not known.
+func startMillis(s *series.Sample) int64 {
+	ms := s.Start / 1_000_000
+	if s.Start%1_000_000 < 0 {
 		ms--
 	}
 	return ms
-}
-
-func (p point) H() *histogram.Histogram {
-	if p.hist == nil || p.hist.IsFloatHistogram() {
-		return nil
-	}
-	return p.hist.ToIntHistogram().Copy()
-}
-
-func (p point) FH() *histogram.FloatHistogram {
-	if p.hist == nil {
-		return nil
-	}
-	// A copy: of a float histogram, upstream's conversion shares the buckets.
-	return p.hist.ToFloatHistogram().Copy()
-}
-
-func (p point) Type() chunkenc.ValueType {
-	switch {
-	case p.hist == nil:
-		return chunkenc.ValFloat
-	case p.hist.IsFloatHistogram():
-		return chunkenc.ValFloatHistogram
-	}
-	return chunkenc.ValHistogram
-}
-
-func (p point) Copy() chunks.Sample {
-	s := *p.Sample
-	return point{&s, p.hist}
 }

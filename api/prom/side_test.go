@@ -175,7 +175,7 @@ func TestSideTableErrors(t *testing.T) {
 // TestStartTimestamp: the engine gets starts in milliseconds, rounded down.
 func TestStartTimestamp(t *testing.T) {
 	for ns, want := range map[int64]int64{0: 0, 1: 0, 999_999: 0, 1_000_000: 1, 1_700_000_000_123_456_789: 1_700_000_000_123, -1: -1, -1_000_000: -1, -1_000_001: -2} {
-		if got := (point{Sample: &series.Sample{Start: ns}}).ST(); got != want {
+		if got := startMillis(&series.Sample{Start: ns}); got != want {
 			t.Errorf("ST of %d ns is %d, want %d", ns, got, want)
 		}
 	}

@@ -1,0 +1,126 @@
+package prom
+
+import (
+	"sort"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"cardinalsin/series"
+)
+
+// tableSeries is one series of a selection. Its samples are in memory, or come
+// from a stream when they are asked for.
+type tableSeries struct {
+	labels labels.Labels
+	points points
+	stream *stream // nil: points has them
+}
+
+func (s *tableSeries) Labels() labels.Labels { return s.labels }
+
+// Iterator implements storage.Series. It reads nothing yet: upstream may make
+// the iterators of all series before it uses the first.
+func (s *tableSeries) Iterator(again chunkenc.Iterator) chunkenc.Iterator {
+	it, ok := again.(*iterator)
+	if !ok {
+		it = &iterator{}
+	}
+	*it = iterator{series: s, points: s.points, loaded: s.stream == nil, at: -1}
+	return it
+}
+
+// iterator walks over the samples of one series.
+type iterator struct {
+	series *tableSeries
+	points points
+	loaded bool
+	at     int // -1: before the first
+	err    error
+}
+
+// ready loads the samples; false is an error.
+func (it *iterator) ready() bool {
+	if !it.loaded {
+		it.loaded = true
+		it.points, it.err = it.series.stream.points(it.series.labels)
+	}
+	return it.err == nil
+}
+
+func (it *iterator) Next() chunkenc.ValueType {
+	if !it.ready() {
+		return chunkenc.ValNone
+	}
+	it.at++
+	return it.kind()
+}
+
+func (it *iterator) Seek(t int64) chunkenc.ValueType {
+	if !it.ready() {
+		return chunkenc.ValNone
+	}
+	it.at = max(it.at, 0)
+	rest := it.points.samples[min(it.at, len(it.points.samples)):]
+	// Mostly it is one of the next few.
+	const near = 8
+	n := 0
+	for n < len(rest) && n < near && rest[n].Time.Millis() < t {
+		n++
+	}
+	if n == near {
+		n += sort.Search(len(rest)-n, func(i int) bool { return rest[n+i].Time.Millis() >= t })
+	}
+	it.at += n
+	return it.kind()
+}
+
+// kind is the type of the sample that the iterator stands on.
+func (it *iterator) kind() chunkenc.ValueType {
+	if it.at >= len(it.points.samples) {
+		it.at = len(it.points.samples)
+		return chunkenc.ValNone
+	}
+	switch h := it.histogram(); {
+	case h == nil:
+		return chunkenc.ValFloat
+	case h.IsFloatHistogram():
+		return chunkenc.ValFloatHistogram
+	}
+	return chunkenc.ValHistogram
+}
+
+func (it *iterator) sample() *series.Sample { return &it.points.samples[it.at] }
+
+// histogram is nil where the sample is a float.
+func (it *iterator) histogram() *prompb.Histogram {
+	if it.points.histograms == nil {
+		return nil
+	}
+	return it.points.histograms[it.at]
+}
+
+func (it *iterator) At() (int64, float64) { s := it.sample(); return s.Time.Millis(), s.Value }
+func (it *iterator) AtT() int64           { return it.sample().Time.Millis() }
+func (it *iterator) AtST() int64          { return startMillis(it.sample()) }
+func (it *iterator) Err() error           { return it.err }
+
+func (it *iterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {
+	h := it.histogram()
+	if h == nil || h.IsFloatHistogram() {
+		return it.AtT(), nil
+	}
+	return it.AtT(), h.ToIntHistogram().Copy()
+}
+
+func (it *iterator) AtFloatHistogram(*histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
+	h := it.histogram()
+	if h == nil {
+		return it.AtT(), nil
+	}
+	// A copy: of a float histogram, upstream's conversion shares the buckets,
+	// and the engine computes in what it gets.
+	return it.AtT(), h.ToFloatHistogram().Copy()
+}
