@@ -41,22 +41,17 @@ func (d *decoder) load(rg *RowGroup, read *blocks, matches []match) ([]Series, e
 		}
 	}
 	times, nanos, starts, values, histograms := open[0], open[1], open[2], open[3], open[4]
-	total := 0
+	var slab slab
 	for _, m := range matches {
-		total += m.end - m.start
+		slab.rows += m.end - m.start
 	}
-	if rg.Time.Min < d.sel.Range.Min || rg.Time.Max > d.sel.Range.Max {
-		total = min(total, 1024) // how many remain is not known yet
-	}
-	slab := make([]series.Sample, 0, total)
 	out := make([]Series, 0, len(matches))
 	for _, m := range matches {
-		from := len(slab)
-		first, err := d.times(times, rg, m, &slab)
+		samples, first, err := d.times(times, rg, m, &slab)
 		if err != nil {
 			return nil, fmt.Errorf("column %q: %w", ColumnTimestamp, err)
 		}
-		samples := slab[from:]
+		slab.rows -= m.end - m.start
 		if len(samples) == 0 {
 			continue
 		}
@@ -87,20 +82,42 @@ func (d *decoder) load(rg *RowGroup, read *blocks, matches []match) ([]Series, e
 	return out, nil
 }
 
-// times appends a sample for each row of the match in the time range, and
-// returns the first such row. Rows of a series ascend in time.
-func (d *decoder) times(p *pager, rg *RowGroup, m match, slab *[]series.Sample) (first int, err error) {
+// slabSamples is how many samples of short series share an allocation: a
+// series that is kept holds its neighbours, so it must not be many.
+const slabSamples = 4096
+
+// slab is where the samples of a row group go.
+type slab struct {
+	free []series.Sample // length 0
+	rows int             // that may still come
+}
+
+// grow makes room for n more samples behind those of a series, which move if
+// they must.
+func (b *slab) grow(samples []series.Sample, n int) []series.Sample {
+	if samples == nil {
+		samples = b.free
+	}
+	if cap(samples)-len(samples) >= n {
+		return samples
+	}
+	need := len(samples) + n
+	return append(make([]series.Sample, 0, max(need, min(b.rows, slabSamples))), samples...)
+}
+
+// times returns a sample for each row of the match in the time range, and the
+// first such row. Rows of a series ascend in time.
+func (d *decoder) times(p *pager, rg *RowGroup, m match, b *slab) (samples []series.Sample, first int, err error) {
 	first = m.start
-	from := len(*slab)
 	for row := m.start; row < m.end; {
 		page, err := p.times(row)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		page = page[:min(len(page), m.end-row)]
 		row += len(page)
-		if len(*slab) > from && page[0] < int64(d.sel.Range.Min) {
-			return 0, fmt.Errorf("%w: samples of %s out of order", ErrCorrupt, m.labels)
+		if len(samples) > 0 && page[0] < int64(d.sel.Range.Min) {
+			return nil, 0, fmt.Errorf("%w: samples of %s out of order", ErrCorrupt, m.labels)
 		}
 		if page[len(page)-1] < int64(d.sel.Range.Min) {
 			first = row
@@ -110,17 +127,25 @@ func (d *decoder) times(p *pager, rg *RowGroup, m match, slab *[]series.Sample) 
 		if lo > 0 {
 			first = row - len(page) + lo
 		}
-		for _, t := range page[lo:] {
-			if t > int64(d.sel.Range.Max) {
-				return first, nil
-			}
+		hi := lo + sort.Search(len(page)-lo, func(i int) bool { return page[lo+i] > int64(d.sel.Range.Max) })
+		if hi == lo {
+			break
+		}
+		samples = b.grow(samples, hi-lo)
+		for _, t := range page[lo:hi] {
 			if !rg.Time.Contains(series.Timestamp(t)) {
-				return 0, fmt.Errorf("%w: %d is outside the row group's bounds", ErrCorrupt, t)
+				return nil, 0, fmt.Errorf("%w: %d is outside the row group's bounds", ErrCorrupt, t)
 			}
-			*slab = append(*slab, series.Sample{Time: series.Timestamp(t)})
+			samples = append(samples, series.Sample{Time: series.Timestamp(t)})
+		}
+		if hi < len(page) {
+			break
 		}
 	}
-	return first, nil
+	if len(samples) > 0 {
+		b.free = samples[len(samples):]
+	}
+	return samples, first, nil
 }
 
 // fillValues sets value or histogram of rows from first on; exactly one of
