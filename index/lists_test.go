@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/storage/meter"
@@ -149,5 +151,31 @@ func TestPack(t *testing.T) {
 	}
 	if got := pack(nil); len(got) != 0 {
 		t.Errorf("of nothing: %v", got)
+	}
+}
+
+// TestListsConcurrently: callers beside each other, with lists that come and go,
+// each get their own.
+func TestListsConcurrently(t *testing.T) {
+	l := lists{most: 3_000}
+	var g errgroup.Group
+	for worker := range 4 {
+		g.Go(func() error {
+			for i := range 500 {
+				key := fmt.Sprint((i + worker) % 13)
+				want := []string{key, strings.Repeat(key, 100)}
+				if got, ok := l.get(key); ok && !slices.Equal(got, want) {
+					return fmt.Errorf("%s: %v", key, got)
+				}
+				l.put(key, want)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if l.bytes > l.most || len(l.byKey) == 0 || l.order.Len() != len(l.byKey) {
+		t.Errorf("%d bytes, %d lists, %d by key", l.bytes, l.order.Len(), len(l.byKey))
 	}
 }
