@@ -162,7 +162,7 @@ func TestListsConcurrently(t *testing.T) {
 	for worker := range 4 {
 		g.Go(func() error {
 			for i := range 500 {
-				key := fmt.Sprint((i*(worker+1)) % 7)
+				key := fmt.Sprint((i * (worker + 1)) % 7)
 				want := []string{key, strings.Repeat(key, 100)}
 				if got, ok := l.get(key); ok && !slices.Equal(got, want) {
 					return fmt.Errorf("%s: %v", key, got)
