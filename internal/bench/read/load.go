@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"cardinalsin"
+	"cardinalsin/index"
 	"cardinalsin/series"
 	"cardinalsin/txlog"
 	"cardinalsin/wal"
@@ -32,6 +33,7 @@ func openOurs(ctx context.Context, dir, walDir string) (*cardinalsin.DB, error) 
 	opts.Writer.FlushBytes, opts.Writer.FlushAge = 16<<30, time.Hour
 	opts.WAL.Sync = wal.SyncDeferred
 	opts.Compactor.Policy.All = true
+	opts.Indexer.Policy.Eager = true
 	return cardinalsin.Open(ctx, opts)
 }
 
@@ -82,9 +84,19 @@ func loadOurs(ctx context.Context, d dataset, dir string) (size int64, err error
 	if _, err := db.Compactor.RunAll(ctx); err != nil {
 		return 0, err
 	}
+	if _, err := db.Indexer.RunAll(ctx); err != nil {
+		return 0, err
+	}
 	snap, err := db.Log.Snapshot(ctx, txlog.Latest())
 	if err != nil {
 		return 0, err
+	}
+	segments, err := index.Segments(snap)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range segments {
+		size += s.Bytes
 	}
 	for f := range snap.Files() {
 		size += f.Size

@@ -13,7 +13,7 @@ import (
 )
 
 // dataFormat is in the names of folders: data of another format are made anew.
-const dataFormat = 2
+const dataFormat = 3
 
 func (b *bench) folder(dataset, side string) (string, error) {
 	return filepath.Abs(filepath.Join(b.dir, fmt.Sprintf("v%d-%d", dataFormat, b.scale), dataset, side))
