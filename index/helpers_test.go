@@ -38,7 +38,6 @@ type table struct {
 	log   *txlog.Log
 	order int64
 	now   time.Time
-	snap  *txlog.Snapshot
 }
 
 func newTable(t tester, wrap func(storage.Store) storage.Store) *table {

@@ -87,7 +87,7 @@ type Reader struct {
 	reads chan struct{} // a place for each read in flight
 	// footers of files that were read lately
 	footers footers
-	rules rules
+	rules   rules
 
 	// seen is the greatest version that a snapshot of this reader had, -1
 	// before the first.

@@ -352,4 +352,3 @@ func TestFreshness(t *testing.T) {
 		}
 	}
 }
-
