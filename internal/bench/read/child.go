@@ -66,6 +66,7 @@ type measured struct {
 	Error    string  `json:"error"`
 	Requests int64   `json:"requests"` // to the store, of the first time
 	Bytes    int64   `json:"bytes"`
+	Calls    string  `json:"calls"` // what the requests of the first time were, where they are noted
 }
 
 func (m measured) time() time.Duration { return time.Duration(m.Median * float64(time.Second)) }
@@ -85,6 +86,7 @@ type answer struct {
 type opened struct {
 	ask   func(context.Context, query) (result, error)
 	count func() (requests, bytes int64) // nil: nothing is counted
+	calls func() []call                  // since it was last asked; nil: they are not noted
 	close func() error
 }
 
@@ -164,6 +166,9 @@ func (r *request) run(ctx context.Context) (a answer, err error) {
 	if o.count != nil {
 		a.Open.Requests, a.Open.Bytes = o.count()
 	}
+	if o.calls != nil {
+		a.Open.Calls = describe(o.calls())
+	}
 	u, err := harness.UsageOf(os.Getpid())
 	if err != nil {
 		return a, err
@@ -232,6 +237,9 @@ func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m 
 		if o.count != nil {
 			m.Requests, m.Bytes = o.count()
 			m.Requests, m.Bytes = m.Requests-requests, m.Bytes-bytes
+		}
+		if o.calls != nil {
+			m.Calls = describe(o.calls())
 		}
 	}
 	again := times[1:]

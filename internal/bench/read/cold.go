@@ -10,7 +10,6 @@ import (
 	"cardinalsin"
 	"cardinalsin/api/prom"
 	"cardinalsin/storage"
-	"cardinalsin/storage/meter"
 )
 
 // requestDelay is what each request of the cold benches takes more.
@@ -26,20 +25,17 @@ func openCold(ctx context.Context, dir string) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	made := &calls{}
 	db, err := cardinalsin.Open(ctx, cardinalsin.Options{
 		Store: "file://" + filepath.Join(dir, "store"), CacheDir: cache,
-		Wrap: func(s storage.Store) storage.Store { return remote{s} },
-		OnCall: func(e meter.Event) {
-			if e.Op != storage.OpNow { // which earlier answers carry
-				time.Sleep(requestDelay)
-			}
-		},
+		Wrap:   func(s storage.Store) storage.Store { return remote{s} },
+		OnCall: made.slow,
 	})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(cache))
 	}
 	return &opened{
-		ask: engineOver(prom.NewQueryable(db.Reader)), count: counted(db),
+		ask: engineOver(prom.NewQueryable(db.Reader)), count: counted(db), calls: made.take,
 		close: func() error { return errors.Join(db.Close(ctx), os.RemoveAll(cache)) },
 	}, nil
 }

@@ -111,7 +111,7 @@ func openEngine(ctx context.Context, dir string) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opened{engineOver(prom.NewQueryable(db.Reader)), counted(db), closing(ctx, db)}, nil
+	return &opened{ask: engineOver(prom.NewQueryable(db.Reader)), count: counted(db), close: closing(ctx, db)}, nil
 }
 
 // openHTTP is our table behind its HTTP API.

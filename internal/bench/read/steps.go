@@ -221,7 +221,8 @@ func (b *bench) cold(ctx context.Context) error {
 			b.Note("cold-%s: ours failed: %s", q.Name, m.Error)
 		}
 		b.Line("cold-"+q.Name, harness.Millis(m.first()), "-", 0)
-		b.Note("%d store requests of %d kB; again %s; opening took %s and %d requests", m.Requests, m.Bytes>>10, harness.Millis(m.time()), harness.Millis(time.Duration(a.Open.First*float64(time.Second))), a.Open.Requests)
+		b.Note("%s; %d kB; again %s", m.Calls, m.Bytes>>10, harness.Millis(m.time()))
+		b.Note("opening took %s: %s", harness.Millis(time.Duration(a.Open.First*float64(time.Second))), a.Open.Calls)
 		b.Target("cold, with 50 ms a request: under 500 ms", m.Error == "" && m.first() < most)
 	}
 	return nil
