@@ -64,15 +64,15 @@ type Options struct {
 	// FooterBytes bounds the footers that are kept between queries. Default
 	// 64 MiB.
 	FooterBytes int64
-	// Reads is the number of ranged reads in flight, over all views. Default
-	// 16.
+	// Reads is the number of ranged reads in flight, over all views: a file of
+	// each day of a month in one wave, and some. Default 64.
 	Reads int
 }
 
 // EnsureDefaults fills in what is unset.
 func (o *Options) EnsureDefaults() {
 	if o.Reads <= 0 {
-		o.Reads = 16
+		o.Reads = 64
 	}
 	if o.FooterBytes <= 0 {
 		o.FooterBytes = 64 << 20
@@ -175,7 +175,9 @@ func (v *View) openLatest(ctx context.Context, _ txlog.At) error {
 			return err
 		}
 	}
-	base := action.Version(r.seen.Load())
+	// What the log knows will do as well as what this reader has seen: both
+	// were committed, so that the refresh finds no less.
+	base := max(action.Version(r.seen.Load()), r.log.Known())
 	if r.pins != nil && base < 0 {
 		s, err := r.log.Snapshot(ctx, txlog.Latest())
 		if err != nil {
