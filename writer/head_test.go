@@ -202,6 +202,10 @@ func TestPlanParts(t *testing.T) {
 			if p.last > p.first && (rowCount > lim.rows || len(p.files) > lim.files) {
 				t.Fatalf("part of %d records has %d rows in %d files, limits %+v", p.last-p.first+1, rowCount, len(p.files), lim)
 			}
+			if p.last < h.last && rowCount+batches[p.last+1-first].Samples() <= lim.rows &&
+				len(cut(h, int64(p.first-first)-1, uint32(p.last+1-first), m).files) <= lim.files {
+				t.Fatalf("part ends with record %d, and the next would have fitted: %d rows, limits %+v", p.last, rowCount, lim)
+			}
 			for i, f := range p.files {
 				if i > 0 && cmp.Or(cmp.Compare(p.files[i-1].date, f.date), slices.IndexFunc(m.Shards, is(p.files[i-1].shard))-slices.IndexFunc(m.Shards, is(f.shard))) >= 0 {
 					t.Fatalf("file %d out of order", i)

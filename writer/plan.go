@@ -59,9 +59,11 @@ func planPart(h *head, first wal.Sequence, m shard.Map, l limits) *part {
 	if lo >= 0 {
 		start = h.rows[lo]
 	}
-	// The last record with which the rows stay within the limit.
-	n := sort.Search(len(h.rows), func(i int) bool { return h.rows[i]-start > uint64(l.rows) })
-	hi := max(int64(n)-1, lo+1)
+	// The last record with which the rows stay within the limit. Those before
+	// the part have fewer rows than start, and are not to be asked.
+	rest := h.rows[lo+1:]
+	n := sort.Search(len(rest), func(i int) bool { return rest[i]-start > uint64(l.rows) })
+	hi := lo + int64(max(n, 1))
 
 	p := cut(h, lo, uint32(hi), m)
 	if len(p.files) > l.files {
