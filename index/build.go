@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -156,15 +157,14 @@ func sharedPrefix(a, b string) int {
 	return n
 }
 
-// finish completes the segment, and tells how long its directory is, tail
-// included.
-func (b *builder) finish() (data []byte, directory int64, err error) {
+// finish completes the segment, and tells how much of its end is to be read
+// first: the directory, the pages of small labels before it, or all of it.
+func (b *builder) finish() (data []byte, head int64, err error) {
 	if b.inPage > 0 {
 		b.endPage()
 	}
 	postings := len(b.out)
-	type block struct{ offset, length int }
-	blocks := map[*valueBuild]block{}
+	blocks := map[*valueBuild]spot{}
 	inline := map[*valueBuild][]byte{}
 	names := slices.Clone(b.order)
 	slices.Sort(names)
@@ -188,7 +188,7 @@ func (b *builder) finish() (data []byte, directory int64, err error) {
 			at := len(b.out) - postings
 			var n int
 			b.out, n = appendBlock(b.out, raw)
-			blocks[v] = block{at, n}
+			blocks[v] = spot{at, n}
 		}
 	}
 
@@ -215,67 +215,101 @@ func (b *builder) finish() (data []byte, directory int64, err error) {
 	}
 	put(int64(postings))
 	// The pages name labels by the order in which they were met; the directory
-	// lists them so, and readers sort.
+	// lists them so, and readers sort. Their pages come with the largest label
+	// first: the small ones lie together, before the directory, and are read
+	// with it or with each other.
+	pages := make([]valuePages, len(b.order))
+	bySize := make([]int, len(b.order))
+	for i, name := range b.order {
+		pages[i] = b.labels[name].pages(blocks, inline)
+		bySize[i] = i
+	}
+	slices.SortStableFunc(bySize, func(i, j int) int { return cmp.Compare(len(pages[j].data), len(pages[i].data)) })
+	starts := make([]int, len(b.order))
+	for _, i := range bySize {
+		starts[i] = len(b.out)
+		b.out = append(b.out, pages[i].data...)
+	}
+	near := 0
+	for _, i := range slices.Backward(bySize) {
+		if near+len(pages[i].data) > nearBytes {
+			break
+		}
+		near += len(pages[i].data)
+	}
 	put(int64(len(b.order)))
-	for _, name := range b.order {
+	for i, name := range b.order {
 		label := b.labels[name]
-		values := slices.Sorted(maps.Keys(label.values))
 		dir = appendText(dir, name)
 		put(int64(label.set))
-		put(int64(len(values)))
-		put(int64(len(b.out)))
-		type page struct {
-			first  string
-			length int
-		}
-		var pages []page
-		var raw []byte
-		first, last := "", ""
-		flush := func() {
-			var n int
-			b.out, n = appendBlock(b.out, raw)
-			pages = append(pages, page{first, n})
-			raw, last = raw[:0], ""
-		}
-		for _, value := range values {
-			v := label.values[value]
-			if len(raw) == 0 {
-				first = value
-			}
-			shared := sharedPrefix(last, value)
-			raw = binary.AppendUvarint(raw, uint64(shared))
-			raw = appendText(raw, value[shared:])
-			raw = binary.AppendUvarint(raw, uint64(v.set))
-			raw = binary.AppendUvarint(raw, uint64(len(v.postings)))
-			at, out := blocks[v]
-			switch {
-			case out:
-				raw = append(raw, postingsBlock)
-				raw = binary.AppendUvarint(raw, uint64(at.offset))
-				raw = binary.AppendUvarint(raw, uint64(at.length))
-			case inline[v] != nil:
-				raw = append(raw, postingsBitmap)
-				raw = appendText(raw, string(inline[v]))
-			default:
-				raw = append(raw, postingsList)
-				raw = appendOrdinals(raw, v.postings)
-			}
-			last = value
-			if len(raw) >= valuePageBytes {
-				flush()
-			}
-		}
-		if len(raw) > 0 {
-			flush()
-		}
-		put(int64(len(pages)))
-		for _, p := range pages {
-			dir = appendText(dir, p.first)
-			put(int64(p.length))
+		put(int64(len(label.values)))
+		put(int64(starts[i]))
+		put(int64(len(pages[i].lengths)))
+		for j, n := range pages[i].lengths {
+			dir = appendText(dir, pages[i].firsts[j])
+			put(int64(n))
 		}
 	}
 	var n int
 	b.out, n = appendBlock(b.out, dir)
 	b.out = binary.LittleEndian.AppendUint64(b.out, uint64(n))
-	return append(b.out, magic...), int64(n) + tailBytes, nil
+	b.out = append(b.out, magic...)
+	head = int64(near + n + tailBytes)
+	if len(b.out) <= nearBytes {
+		head = int64(len(b.out))
+	}
+	return b.out, head, nil
+}
+
+// valuePages are the pages of one label.
+type valuePages struct {
+	data    []byte
+	firsts  []string
+	lengths []int
+}
+
+// spot is where a block of postings lies, from the first one.
+type spot struct{ offset, length int }
+
+func (l *labelBuild) pages(blocks map[*valueBuild]spot, inline map[*valueBuild][]byte) (out valuePages) {
+	var raw []byte
+	first, last := "", ""
+	flush := func() {
+		var n int
+		out.data, n = appendBlock(out.data, raw)
+		out.firsts, out.lengths = append(out.firsts, first), append(out.lengths, n)
+		raw, last = raw[:0], ""
+	}
+	for _, value := range slices.Sorted(maps.Keys(l.values)) {
+		v := l.values[value]
+		if len(raw) == 0 {
+			first = value
+		}
+		shared := sharedPrefix(last, value)
+		raw = binary.AppendUvarint(raw, uint64(shared))
+		raw = appendText(raw, value[shared:])
+		raw = binary.AppendUvarint(raw, uint64(v.set))
+		raw = binary.AppendUvarint(raw, uint64(len(v.postings)))
+		at, out := blocks[v]
+		switch {
+		case out:
+			raw = append(raw, postingsBlock)
+			raw = binary.AppendUvarint(raw, uint64(at.offset))
+			raw = binary.AppendUvarint(raw, uint64(at.length))
+		case inline[v] != nil:
+			raw = append(raw, postingsBitmap)
+			raw = appendText(raw, string(inline[v]))
+		default:
+			raw = append(raw, postingsList)
+			raw = appendOrdinals(raw, v.postings)
+		}
+		last = value
+		if len(raw) >= valuePageBytes {
+			flush()
+		}
+	}
+	if len(raw) > 0 {
+		flush()
+	}
+	return out
 }

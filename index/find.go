@@ -135,7 +135,11 @@ func (q *rowQueue) Pop() any {
 
 // find fills rows; ok is false where it would cost too much.
 func (c *claim) find(ctx context.Context, sel series.Selector, limit Limits) (ok bool, err error) {
-	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, limit.Bytes)
+	var reach []bool
+	if limit.Ahead != nil {
+		reach = slices.Clone(c.wanted)
+	}
+	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, limit.Bytes, reach)
 	if err != nil {
 		return false, err
 	}
@@ -153,6 +157,13 @@ func (c *claim) find(ctx context.Context, sel series.Selector, limit Limits) (ok
 	}
 	if exact {
 		sel.Matchers = nil
+	}
+	if len(ordinals) > 0 {
+		for f, in := range reach {
+			if in {
+				limit.Ahead(c.seg.files[f].path)
+			}
+		}
 	}
 	c.rows = make([]row, 0, min(n, 1<<16))
 	err = c.seg.series(ctx, ordinals, &decoding{}, func(r row) error {

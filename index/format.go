@@ -24,6 +24,9 @@ const (
 	// maxInline is the most postings, or bytes of a bitmap, in a value's page.
 	maxInline = 64
 	sumBytes  = 8
+	// nearBytes bounds the values of small labels that are read with the
+	// directory: a request costs more than that many bytes.
+	nearBytes = 64 << 10
 )
 
 // Postings of a value.

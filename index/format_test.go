@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // smallSegment has all that the format knows: two pages of series, two sets of
 // files, series without a label, and a label whose values have their postings
 // as a list, a bitmap and a block.
-func smallSegment(t testing.TB) (data []byte, directory int64) {
+func smallSegment(t testing.TB) (data []byte, head int64) {
 	t.Helper()
 	b := newBuilder([]indexed{
 		{path: "date=2026-01-02/shard=0/a.parquet", size: 1000, identity: 100, time: series.TimeRange{Min: firstDay, Max: firstDay + 59_000_000}},
@@ -53,11 +54,11 @@ func smallSegment(t testing.TB) (data []byte, directory int64) {
 		}
 		b.add(l, series.IDOf(l), runs)
 	}
-	data, directory, err := b.finish()
+	data, head, err := b.finish()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data, directory
+	return data, head
 }
 
 // TestFormat pins the format.
@@ -69,8 +70,8 @@ func TestFormat(t *testing.T) {
 	datadriven.RunTest(t, "testdata/format", func(t *testing.T, d *datadriven.TestData) string {
 		switch d.Cmd {
 		case "write":
-			data, directory := smallSegment(t)
-			return fmt.Sprintf("%d bytes, of them %d for the directory, xxhash64 %016x\n", len(data), directory, xxhash.Sum64(data))
+			data, head := smallSegment(t)
+			return fmt.Sprintf("%d bytes, of them %d to be read first, xxhash64 %016x\n", len(data), head, xxhash.Sum64(data))
 		case "read":
 			data, err := hex.DecodeString(strings.Join(strings.Fields(d.Input), ""))
 			if err != nil {
@@ -190,8 +191,9 @@ func dump(t testing.TB, data []byte) string {
 // seeds are small and so is what is tried, since go test makes an input that
 // is of interest smaller by trying all its parts: of 2 KiB, two million.
 func FuzzBlocks(f *testing.F) {
-	data, directory := smallSegment(f)
-	dir := data[int64(len(data))-directory : len(data)-tailBytes]
+	data, _ := smallSegment(f)
+	end := len(data) - tailBytes
+	dir := data[end-int(binary.LittleEndian.Uint64(data[end:])) : end]
 	raw, err := openBlock(dir)
 	if err != nil {
 		f.Fatal(err)

@@ -21,7 +21,8 @@
 //
 //	key        object below the table's root, "_index/…"
 //	bytes      its size
-//	directory  bytes of its end that hold the directory
+//	directory  bytes of its end to be read first: the directory, and values of
+//	           small labels
 //	date       the day of its files, YYYY-MM-DD
 //	files      how many files it was made for
 //	after      ms: it is for the day's files that were committed later than this
@@ -37,7 +38,8 @@
 //	8         "CARDIDX1"
 //	…         series pages: blocks of 256 series
 //	…         postings: for values that many series have, a block each
-//	…         value pages: blocks of about 16 KiB, by label, then by value
+//	…         value pages: blocks of about 16 KiB, by label, the one with the
+//	          largest pages first, then by value
 //	…         directory: a block
 //	8         length of the directory's block, little endian
 //	8         "CARDIDX1"
@@ -87,7 +89,8 @@ var ErrCorrupt = errors.New("corrupt index segment")
 type Segment struct {
 	Key   string `json:"key"` // below the table's root
 	Bytes int64  `json:"bytes"`
-	// Directory is what to read first, from the end.
+	// Directory is what to read first, from the end: the directory, and what
+	// lies close before it.
 	Directory int64  `json:"directory"`
 	Date      string `json:"date"`
 	Files     int    `json:"files"`
@@ -212,6 +215,10 @@ type Limits struct {
 	Series int
 	// Bytes bounds what is read of one segment for one call. Default 64 MiB.
 	Bytes int64
+	// Ahead, if set, hears of the files in which selected series may lie as soon
+	// as the values of their labels tell, which is before the call returns: it
+	// can begin to open them. It is called concurrently, and must not block.
+	Ahead func(path string)
 }
 
 func (l *Limits) ensureDefaults() {

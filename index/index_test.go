@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,9 +34,13 @@ func podIs(v string) series.Selector {
 //	table files=N per=M    N files of M pods each, 100 files a commit, two days
 //	write                  one file more
 //	index                  what the job costs
-//	find pod               what a cold query costs
+//	find pod [zone=]       what a cold query costs; ahead are the files that it
+//	                       tells of early
 //	values label [limit=]  likewise
 func TestCost(t *testing.T) {
+	if raceEnabled {
+		t.Skip("10,000 files take long under the race detector, and nothing here runs beside anything that TestLarge does not")
+	}
 	datadriven.RunTest(t, "testdata/cost", func(t *testing.T, d *datadriven.TestData) string {
 		return costs.run(t, d)
 	})
@@ -80,7 +85,12 @@ func (c *costTable) run(t *testing.T, d *datadriven.TestData) string {
 			fmt.Fprintf(&out, "%s: %d files, %d series, replaces %d\n", r.Segment.Date, r.Segment.Files, r.Series, len(r.Job.Replaces))
 		}
 	case "find":
-		found, err := c.open(Options{}).Find(t.Context(), c.latest(), podIs(d.CmdArgs[0].Key), c.files(), Limits{})
+		sel, zone := podIs(d.CmdArgs[0].Key), ""
+		if d.MaybeScanArgs(t, "zone", &zone); zone != "" {
+			sel.Matchers = append(sel.Matchers, labels.MustNewMatcher(labels.MatchEqual, "zone", zone))
+		}
+		var ahead atomic.Int64
+		found, err := c.open(Options{}).Find(t.Context(), c.latest(), sel, c.files(), Limits{Ahead: func(string) { ahead.Add(1) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +99,7 @@ func (c *costTable) run(t *testing.T, d *datadriven.TestData) string {
 				fmt.Fprintf(&out, "%s: %s group %d row %d\n", path, found.Series[r.Series].Labels, r.RowGroup, r.First)
 			}
 		}
-		fmt.Fprintf(&out, "%d files covered, %d live\n", len(found.Covered), len(c.files()))
+		fmt.Fprintf(&out, "%d files covered, %d live, %d ahead\n", len(found.Covered), len(c.files()), ahead.Load())
 	case "values":
 		limit := 0
 		d.MaybeScanArgs(t, "limit", &limit)

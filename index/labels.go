@@ -288,7 +288,7 @@ func (c *claim) among(ctx context.Context, v *value, set *roaring.Bitmap) (bool,
 func (c *claim) selectedValues(ctx context.Context, l *label, sel series.Selector, limit int) ([]string, bool, error) {
 	var bounds Limits
 	bounds.ensureDefaults()
-	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, bounds.Bytes)
+	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, bounds.Bytes, nil)
 	if err != nil {
 		return nil, false, err
 	}
@@ -313,7 +313,7 @@ func (c *claim) selectedValues(ctx context.Context, l *label, sel series.Selecto
 func (c *claim) visit(ctx context.Context, sel series.Selector, each func(series.Labels)) (bool, error) {
 	var limit Limits
 	limit.ensureDefaults()
-	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, limit.Bytes)
+	hits, exact, err := c.seg.candidates(ctx, sel.Matchers, limit.Bytes, nil)
 	if err != nil {
 		return false, err
 	}

@@ -36,6 +36,7 @@ func TestLarge(t *testing.T) {
 	for _, c := range []string{
 		`pod="pod-000123"`, `pod=~"pod-00012.*"`, `pod=~"pod-0029.+|pod-0030.+"`, `pod!~"pod-00[0-5].*"`, `pod=~"pod-005.*"`, `pod=~"zzz.*"`, `pod=~"a.*"`,
 		`pod="pod-000123",uid=~".*9.*"`, `pod="pod-000123",uid!~".*9.*"`, `pod=~"pod-000123|pod-000124|pod-000125",uid=~".*[0-7]u*"`,
+		`pod="pod-000123",zone="z0"`, `pod="pod-000123",zone="z1"`, `pod="pod-000123",zone!="z0"`, `pod=~"pod-000123|pod-004000",zone=~"z0|z2"`,
 		`zone="z1"`, `zone="z1",pod!="pod-003000"`, `zone!="z1"`, `pod!~"pod-002.*"`,
 	} {
 		t.Run(c, func(t *testing.T) {

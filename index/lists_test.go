@@ -29,6 +29,7 @@ func TestValuesAreKept(t *testing.T) {
 	later := tb.write(1, 1, metric("cpu", "pod", "b"), metric("cpu", "pod", "d"))
 	tb.index(Policy{MinFiles: 1})
 	x := tb.open(Options{})
+	far(t, tb, x)
 	steps := []struct {
 		name  string
 		label string
@@ -81,6 +82,19 @@ func TestValuesAreKept(t *testing.T) {
 	}
 }
 
+// far opens the segments and forgets what came with their directories, as if
+// they were large.
+func far(t *testing.T, tb *table, x *Index) {
+	t.Helper()
+	for _, e := range mustSegments(t, tb) {
+		s, err := x.segment(t.Context(), &e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.near = nil
+	}
+}
+
 // TestValuesOfFailureAreNotKept: a segment that failed once is asked again.
 func TestValuesOfFailureAreNotKept(t *testing.T) {
 	tb := newTable(t, nil)
@@ -88,6 +102,7 @@ func TestValuesOfFailureAreNotKept(t *testing.T) {
 	tb.index(Policy{MinFiles: 1})
 	broken := &brokenOnce{after: 2} // both directories
 	x := tb.open(Options{Ranges: broken, Parallel: 1})
+	far(t, tb, x)
 	all := series.Selector{Range: series.AllTime}
 	got, uncovered, err := x.LabelValues(t.Context(), tb.latest(), "pod", all, paths, 0)
 	if err != nil || len(got) != 1 || len(uncovered) != 1 {

@@ -23,6 +23,8 @@ type task struct {
 	values []string
 	prefix string
 	pages  []valuePage
+	// sets are the file sets of the values that were found.
+	sets map[int]struct{}
 }
 
 // newTask plans one label. none is true where no series can match.
@@ -127,7 +129,9 @@ const fewPages = 16
 // candidates returns the series that may match, nil for all; exact says that
 // all of them do. Matchers that name values are asked first; of the others
 // only those that cost less than what they can save.
-func (s *segment) candidates(ctx context.Context, matchers []*labels.Matcher, limit int64) (hits *roaring.Bitmap, exact bool, err error) {
+//
+// reach, if it is not nil, loses the files, by ordinal, that have none of them.
+func (s *segment) candidates(ctx context.Context, matchers []*labels.Matcher, limit int64, reach []bool) (hits *roaring.Bitmap, exact bool, err error) {
 	byName := map[string][]*labels.Matcher{}
 	var names []string
 	for _, m := range matchers {
@@ -149,13 +153,17 @@ func (s *segment) candidates(ctx context.Context, matchers []*labels.Matcher, li
 			scans = append(scans, t)
 		}
 	}
+	exact = true
 	apply := func(tasks []*task) error {
 		sets, err := s.ask(ctx, tasks)
 		if err != nil {
 			return err
 		}
 		for i, t := range tasks {
+			t.narrow(s, reach)
 			switch {
+			case sets[i] == nil:
+				exact = false
 			case !t.exclude && hits == nil:
 				hits = sets[i]
 			case !t.exclude:
@@ -176,7 +184,6 @@ func (s *segment) candidates(ctx context.Context, matchers []*labels.Matcher, li
 		return nil, false, err
 	}
 	slices.SortStableFunc(scans, func(a, b *task) int { return cmp.Compare(a.bytes(), b.bytes()) })
-	exact = true
 	for _, t := range scans {
 		left := int64(math.MaxInt64)
 		if hits != nil {
@@ -205,8 +212,25 @@ func b2i(b bool) int {
 	return 0
 }
 
+// narrow takes files out of reach in which no value of the task is.
+func (t *task) narrow(s *segment, reach []bool) {
+	if reach == nil || t.exclude {
+		return
+	}
+	has := make([]bool, len(reach))
+	for set := range t.sets {
+		for _, f := range s.sets[set] {
+			has[f] = true
+		}
+	}
+	for f := range reach {
+		reach[f] = reach[f] && has[f]
+	}
+}
+
 // ask finds the series with the values that each task looks for: one round
-// trip for the pages of all, one for long postings.
+// trip for the pages of all, one for long postings. It does without those, and
+// gives nil for their task, where what the others leave lies in few pages.
 func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, error) {
 	var pages []span
 	for _, t := range tasks {
@@ -229,6 +253,10 @@ func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, er
 				if !t.hit(v.text) {
 					return true
 				}
+				if t.sets == nil {
+					t.sets = map[int]struct{}{}
+				}
+				t.sets[v.set] = struct{}{}
 				if v.kind == postingsBlock {
 					later[i] = append(later[i], v.block)
 					long = append(long, v.block)
@@ -248,6 +276,14 @@ func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, er
 	if len(long) == 0 {
 		return out, nil
 	}
+	if s.isFew(tasks, out, later) {
+		for i := range tasks {
+			if len(later[i]) > 0 {
+				out[i] = nil
+			}
+		}
+		return out, nil
+	}
 	if raw, err = s.spans(ctx, long); err != nil {
 		return nil, err
 	}
@@ -261,6 +297,31 @@ func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, er
 		}
 	}
 	return out, nil
+}
+
+// isFew reports whether the tasks whose postings are all there leave so little
+// that the labels of the series tell the rest.
+func (s *segment) isFew(tasks []*task, sets []*roaring.Bitmap, later [][]span) bool {
+	var left *roaring.Bitmap
+	for i, t := range tasks {
+		switch {
+		case t.exclude || len(later[i]) > 0:
+		case left == nil:
+			left = sets[i].Clone()
+		default:
+			left.And(sets[i])
+		}
+	}
+	if left == nil || left.GetCardinality() > fewPages*seriesPerPage {
+		return false
+	}
+	pages, last := 0, -1
+	for _, o := range left.ToArray() {
+		if p := int(o) / seriesPerPage; p != last {
+			pages, last = pages+1, p
+		}
+	}
+	return pages <= fewPages
 }
 
 // spans reads blocks in any order, each once.

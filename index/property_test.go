@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -43,12 +44,24 @@ func TestIndexEqualsFiles(t *testing.T) {
 					files = append(files, f)
 				}
 			}
-			found, err := x.Find(t.Context(), tb.latest(), sel, files, Limits{})
+			var mu sync.Mutex
+			ahead := map[string]bool{}
+			limits := Limits{Ahead: func(path string) {
+				mu.Lock()
+				defer mu.Unlock()
+				ahead[path] = true
+			}}
+			found, err := x.Find(t.Context(), tb.latest(), sel, files, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !slices.IsSortedFunc(found.Series, func(a, b Series) int { return series.Compare(a.Labels, b.Labels, a.ID, b.ID) }) {
 				t.Fatalf("series out of order: %v", found.Series)
+			}
+			for path := range ahead {
+				if !slices.Contains(files, path) {
+					t.Fatalf("told ahead of %s, which nobody asked for", path)
+				}
 			}
 			for path, runs := range found.Covered {
 				if !slices.Contains(files, path) {
@@ -61,6 +74,9 @@ func TestIndexEqualsFiles(t *testing.T) {
 				want := tb.read(path, sel)
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Fatalf("%s, %v: file (-), index (+)\n%s", path, sel.Matchers, diff)
+				}
+				if len(want) > 0 && !ahead[path] {
+					t.Fatalf("%s was not told ahead for %v", path, sel.Matchers)
 				}
 				covered++
 				if len(want) == 0 {

@@ -23,11 +23,13 @@ func (s span) end() int64 { return s.offset + s.length }
 
 // segment is an open segment: its directory is read. It is immutable.
 type segment struct {
-	index *Index
-	key   string // in the store
-	size  int64
-	guess int64 // where the directory begins, from the end
-	dir   int64 // bytes of the directory, decompressed
+	index  *Index
+	key    string // in the store
+	size   int64
+	head   int64  // bytes of the end that are read first
+	near   []byte // those of them before the directory, from nearAt on
+	nearAt int64
+	kept   int64 // bytes that the segment takes while it is open
 
 	files    []indexed
 	sets     [][]uint32
@@ -77,7 +79,7 @@ func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
 	if ok {
 		return s, nil
 	}
-	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, guess: e.Directory}
+	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, head: e.Directory}
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -85,14 +87,14 @@ func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
 	defer x.mu.Unlock()
 	if _, ok := x.open[e.Key]; !ok {
 		for k, old := range x.open {
-			if x.kept+s.dir <= x.opts.DirectoryBytes {
+			if x.kept+s.kept <= x.opts.DirectoryBytes {
 				break
 			}
 			delete(x.open, k) // any: a map's order is as good as chance
-			x.kept -= old.dir
+			x.kept -= old.kept
 		}
 		x.open[e.Key] = s
-		x.kept += s.dir
+		x.kept += s.kept
 	}
 	return s, nil
 }
@@ -126,6 +128,11 @@ const (
 	maxRequest = 8 << 20
 )
 
+// isNear reports whether a block came with the directory.
+func (s *segment) isNear(at span) bool {
+	return at.offset >= s.nearAt && at.end() <= s.nearAt+int64(len(s.near))
+}
+
 // blocks reads and opens blocks; spans ascend.
 func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
 	return s.stored(ctx, spans, openBlock)
@@ -138,8 +145,16 @@ func (s *segment) stored(ctx context.Context, spans []span, open func([]byte) ([
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for from := 0; from < len(spans); {
+		if s.isNear(spans[from]) {
+			var err error
+			if out[from], err = open(s.near[spans[from].offset-s.nearAt : spans[from].end()-s.nearAt]); err != nil {
+				return nil, errors.Join(err, g.Wait())
+			}
+			from++
+			continue
+		}
 		to := from + 1
-		for to < len(spans) && spans[to].offset-spans[to-1].end() <= maxGap && spans[to].end()-spans[from].offset <= maxRequest {
+		for to < len(spans) && !s.isNear(spans[to]) && spans[to].offset-spans[to-1].end() <= maxGap && spans[to].end()-spans[from].offset <= maxRequest {
 			to++
 		}
 		near, into := spans[from:to], out[from:to]
@@ -165,7 +180,7 @@ func (s *segment) load(ctx context.Context) error {
 	if s.size < int64(len(magic))+tailBytes {
 		return fmt.Errorf("%w: %d bytes", ErrCorrupt, s.size)
 	}
-	guess := min(s.size, max(s.guess, tailBytes))
+	guess := min(s.size, max(s.head, tailBytes))
 	tail, err := s.read(ctx, span{s.size - guess, guess})
 	if err != nil {
 		return err
@@ -177,8 +192,11 @@ func (s *segment) load(ctx context.Context) error {
 	}
 	length := int64(n)
 	var block []byte
-	if length+tailBytes <= guess {
-		block = tail[guess-tailBytes-length : guess-tailBytes]
+	if rest := guess - tailBytes - length; rest >= 0 {
+		block = tail[rest : guess-tailBytes]
+		if rest <= nearBytes {
+			s.near, s.nearAt = slices.Clone(tail[:rest]), s.size-guess
+		}
 	} else if block, err = s.read(ctx, span{s.size - tailBytes - length, length}); err != nil {
 		return err
 	}
@@ -186,7 +204,7 @@ func (s *segment) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.dir = int64(len(raw)) * 4 // parsed it takes about that
+	s.kept = int64(len(raw))*4 + int64(len(s.near)) // parsed it takes about that
 	return s.parse(raw)
 }
 
@@ -382,7 +400,7 @@ func (x *Index) forgive(ctx context.Context, key string, err error) error {
 		defer x.mu.Unlock()
 		if s, ok := x.open[key]; ok {
 			delete(x.open, key)
-			x.kept -= s.dir
+			x.kept -= s.kept
 		}
 	}
 	return nil
