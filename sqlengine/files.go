@@ -150,9 +150,14 @@ const (
 	maxKeys  = 10_000
 )
 
-// findDirty finds the files that keep labels in their overflow maps which
-// have a column by now. It costs a footer a file, once in an engine's life.
-func (e *Engine) findDirty(ctx context.Context, d *database, t *rowsTable) error {
+// maxSchemas is the number of files of a table of ours up to which their
+// columns are looked up. Of many files, few are read alone.
+const maxSchemas = 64
+
+// learn finds the files that keep labels in their overflow maps which have a
+// column by now, and the columns of a few. It costs a footer a file, once in an
+// engine's life.
+func (e *Engine) learn(ctx context.Context, d *database, t *rowsTable) error {
 	t.dirty = map[int][]string{}
 	if t.layout == nil {
 		return nil
@@ -185,6 +190,12 @@ func (e *Engine) findDirty(ctx context.Context, d *database, t *rowsTable) error
 			}
 		}
 		e.factsMu.Unlock()
+	}
+	if len(t.scan.Files) <= maxSchemas {
+		var err error
+		if t.schemas, err = e.footers(ctx, d, t); err != nil {
+			return err
+		}
 	}
 	for i, labels := range known {
 		for _, l := range labels {

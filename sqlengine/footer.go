@@ -51,16 +51,21 @@ func (e *Engine) footers(ctx context.Context, d *database, t *rowsTable) ([]*foo
 	defer e.factsMu.Unlock()
 	if len(e.schemas)+len(ask) > maxFacts {
 		clear(e.schemas)
+		clear(e.shapes)
 	}
 	for i := range out {
 		if out[i] != nil {
 			continue
 		}
 		path := t.scan.Files[i].Add.Path
-		if out[i] = found[t.paths[i]]; out[i] == nil {
+		f := found[t.paths[i]]
+		if f == nil {
 			return nil, fmt.Errorf("%w: %s has no schema", chunk.ErrCorrupt, path)
 		}
-		e.schemas[path] = out[i]
+		if same := e.shapes[f.text]; same != nil {
+			f = same
+		}
+		e.shapes[f.text], e.schemas[path], out[i] = f, f, f
 	}
 	return out, nil
 }

@@ -452,7 +452,7 @@ func (q *query) create(ctx context.Context, g *group) error {
 			return err
 		}
 	} else if g.rows != nil {
-		if err := q.engine.findDirty(ctx, q.db, g.rows); err != nil {
+		if err := q.engine.learn(ctx, q.db, g.rows); err != nil {
 			return err
 		}
 		if err := g.rows.findDuplicates(ctx, q.engine.parser, q.db, g.where, g.name+"_twice"); err != nil {

@@ -41,10 +41,11 @@ type rowsTable struct {
 	// its overflow map though they have a column now.
 	dirty map[int][]string
 	head  int // number of the head's source, -1: no head
-	// Of the table of another engine: the number of the source of its deleted
-	// rows, -1: there are none; the schemas of its files, by place in
-	// scan.Files.
+	// vectors is, of the table of another engine, the number of the source of
+	// its deleted rows, -1: there are none.
 	vectors int
+	// schemas are those of the files, by place in scan.Files. Of a table of
+	// ours there are none if it has many files.
 	schemas []*footer
 	// duplicates is the temporary table of the keys that occur more than
 	// once, empty: there are none.
@@ -258,15 +259,11 @@ func (t *rowsTable) branches(files []int, head, ranked bool) []string {
 // readFiles is the SELECT of files that keep the same labels in their overflow
 // maps.
 func (t *rowsTable) readFiles(files []int, ranked bool) string {
-	var list, schema []string
+	var list []string
 	dirty := t.dirty[files[0]]
-	overflow := "f" + strconv.Itoa(t.place(chunk.ColumnOverflow))
+	overflow := outer(t.place(chunk.ColumnOverflow))
 	for i, c := range t.columns {
-		// f and the number: the column inside the files.
-		e := "f" + strconv.Itoa(i)
-		if c.physical != "" {
-			schema = append(schema, fmt.Sprintf("%s: {'name': '%s', 'type': %s, 'default_value': NULL}", quoteText(c.physical), e, quoteText(c.sqlType)))
-		}
+		e := outer(i)
 		switch {
 		case c.physical == "":
 			e = perFile(files, c.sqlType, func(i int) string { return t.partitionValue(i, c) })
@@ -281,15 +278,82 @@ func (t *rowsTable) readFiles(files []int, ranked bool) string {
 		// Places in the scan ascend by rank.
 		list = append(list, perFile(files, "BIGINT", strconv.Itoa)+" AS "+rankColumn)
 	}
+	return "SELECT " + strings.Join(list, ", ") + " FROM " + t.from(files)
+}
+
+// from reads files, with the columns of the table as outer names them.
+func (t *rowsTable) from(files []int) string {
 	paths := make([]string, len(files))
+	var bytes int64
 	for k, i := range files {
 		paths[k] = t.paths[i]
+		bytes += t.scan.Files[i].Add.Size
 	}
-	options := ", hive_partitioning = false"
-	if len(schema) > 0 { // else every column is a partition's, and only the number of rows matters
-		options += ", schema = MAP {" + strings.Join(schema, ", ") + "}"
+	from := "read_parquet(" + quoteTexts(paths) + ", hive_partitioning = false"
+	if len(files) == 1 && len(t.schemas) > 0 {
+		if names, missing, ok := t.inside(t.schemas[files[0]]); ok {
+			from += ") AS f(" + names + ")"
+			if missing != "" {
+				from = "(SELECT *, " + missing + " FROM " + from + ")"
+			}
+			return from
+		}
 	}
-	return "SELECT " + strings.Join(list, ", ") + " FROM read_parquet(" + quoteTexts(paths) + options + ")"
+	// In the order of the files, by which DuckDB evaluates filters.
+	var first, last []string
+	for i, c := range t.columns {
+		if c.physical == "" {
+			continue
+		}
+		one := fmt.Sprintf("%s: {'name': '%s', 'type': %s, 'default_value': NULL}", quoteText(c.physical), outer(i), quoteText(c.sqlType))
+		if t.identifies(c) {
+			first = append(first, one)
+		} else {
+			last = append(last, one)
+		}
+	}
+	// How many rows there are decides in what order tables are joined. A row
+	// takes a byte or some.
+	from += fmt.Sprintf(", explicit_cardinality = %d", max(bytes/2, 1))
+	return from + ", schema = MAP {" + strings.Join(append(first, last...), ", ") + "})"
+}
+
+// inside names the columns of one file, in its order, and those that it has
+// not got. To DuckDB, a file that it takes as it is has a known number of rows
+// and of row groups, and statistics; with a schema of ours it has none of
+// them, and is read by one thread.
+func (t *rowsTable) inside(f *footer) (names, missing string, ok bool) {
+	places := map[string]int{}
+	for i, c := range t.columns {
+		if c.physical != "" {
+			places[c.physical] = i
+		}
+	}
+	var have, lack []string
+	for _, c := range f.columns {
+		i, ok := places[c.name]
+		if !ok {
+			return "", "", false // it is not certain what DuckDB makes of it
+		}
+		delete(places, c.name)
+		have = append(have, outer(i))
+	}
+	for i, c := range t.columns {
+		if _, ok := places[c.physical]; ok {
+			lack = append(lack, "CAST(NULL AS "+c.sqlType+") AS "+outer(i))
+		}
+	}
+	return strings.Join(have, ", "), strings.Join(lack, ", "), true
+}
+
+// identifies reports whether a column belongs to the labels, which come first
+// in our files.
+func (t *rowsTable) identifies(c column) bool {
+	switch c.name {
+	case chunk.ColumnMetricName, chunk.ColumnSeriesID, chunk.ColumnOverflow:
+		return true
+	}
+	return c.label != ""
 }
 
 // perFile is an expression with a value for each file. DuckDB numbers the

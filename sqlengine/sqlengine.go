@@ -177,7 +177,8 @@ type Engine struct {
 
 	factsMu sync.Mutex
 	facts   map[string][]string // by path: labels in a file's overflow map
-	schemas map[string]*footer  // by path: of files of other engines
+	schemas map[string]*footer  // by path
+	shapes  map[string]*footer  // the same by their text
 
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
@@ -195,7 +196,7 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		reader: r, opts: opts, parser: p,
 		names:  map[string]tableKind{},
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
-		facts:  map[string][]string{}, schemas: map[string]*footer{},
+		facts:  map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
 		sound: map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
