@@ -141,7 +141,7 @@ type Options struct {
 	// matchers. Default 64 MiB.
 	ValueBytes int64
 	// Parallel is the number of segments that one call reads at once. Default
-	// 32.
+	// 64.
 	Parallel int
 	// Logger hears once of each segment that is missing or damaged. Default
 	// discards.
@@ -157,7 +157,7 @@ func (o *Options) EnsureDefaults() {
 		o.ValueBytes = 64 << 20
 	}
 	if o.Parallel <= 0 {
-		o.Parallel = 32
+		o.Parallel = 64
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

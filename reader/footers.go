@@ -14,24 +14,69 @@ import (
 type footers struct {
 	limit int64 // bytes
 
-	mu    sync.Mutex // guards what follows
-	bytes int64
-	files map[string]*list.Element // of kept, by name
-	order list.List                // the last used in front
+	mu     sync.Mutex // guards what follows
+	bytes  int64
+	files  map[string]*list.Element // of kept, by name
+	coming map[string]*opening
+	order  list.List // the last used in front
 }
 
 // open returns the file that a source reads, which costs a request or two
-// unless it is kept.
+// unless it is kept, or on its way to another caller.
 func (f *footers) open(ctx context.Context, src *fencedSource) (*chunk.File, error) {
-	if kept := f.get(src.Name()); kept != nil {
-		return kept.From(src), nil
+	for {
+		if kept := f.get(src.Name()); kept != nil {
+			return kept.From(src), nil
+		}
+		other, mine := f.begin(src.Name())
+		if mine != nil {
+			open, err := chunk.Open(ctx, src, src.size)
+			if err == nil {
+				f.put(src.Name(), open.From(nil)) // a view must not be kept alive
+				mine.file = open.From(nil)
+			}
+			f.end(src.Name(), mine)
+			return open, err
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if other.file != nil {
+			return other.file.From(src), nil
+		}
+		// What it failed with, such as its pin, may be its own: try again.
 	}
-	open, err := chunk.Open(ctx, src, src.size)
-	if err != nil {
-		return nil, err
+}
+
+// opening is a file on its way.
+type opening struct {
+	done chan struct{} // closed when file can be read
+	file *chunk.File   // nil: it failed
+}
+
+// begin returns either another's opening of a file, or one that the caller is
+// to end.
+func (f *footers) begin(name string) (other, mine *opening) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o, ok := f.coming[name]; ok {
+		return o, nil
 	}
-	f.put(src.Name(), open.From(nil)) // a view must not be kept alive
-	return open, nil
+	if f.coming == nil {
+		f.coming = map[string]*opening{}
+	}
+	mine = &opening{done: make(chan struct{})}
+	f.coming[name] = mine
+	return nil, mine
+}
+
+func (f *footers) end(name string, mine *opening) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.coming, name)
+	close(mine.done)
 }
 
 func (f *footers) get(name string) *chunk.File {

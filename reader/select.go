@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/action"
 	"cardinalsin/chunk"
 	"cardinalsin/index"
 	"cardinalsin/internal/merge"
@@ -42,7 +44,9 @@ const (
 func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series.Series, error] {
 	return func(yield func(series.Series, error) bool) {
 		fail := func(err error) { yield(series.Series{}, v.failed("select", err)) }
-		l, err := v.locate(ctx, sel, index.Limits{})
+		ahead, done := v.openAhead(ctx)
+		defer done()
+		l, err := v.locate(ctx, sel, index.Limits{Ahead: ahead})
 		if err != nil {
 			fail(err)
 			return
@@ -129,6 +133,28 @@ func (v *View) look(ctx context.Context, sel series.Selector, scan planner.Scan,
 		return false
 	})
 	return l, nil
+}
+
+// openAhead returns what opens files, by path, while the caller is still busy
+// with something else; whoever reads one later says what is wrong with it. done
+// ends what is under way.
+func (v *View) openAhead(ctx context.Context) (open func(path string), done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	free := atomic.Int64{}
+	free.Store(int64(v.reader.opts.Reads))
+	open = func(path string) {
+		a, ok := v.snapshot.File(action.Key{Path: path})
+		key, err := v.reader.log.Key(path)
+		if !ok || err != nil || free.Add(-1) < 0 {
+			return
+		}
+		running.Go(func() { _, _ = v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: a.Size}) })
+	}
+	return open, func() {
+		cancel()
+		running.Wait()
+	}
 }
 
 func paths(files []planner.File) []string {

@@ -26,8 +26,9 @@ const (
 	pieceBytes = 64 << 10
 	// joinBytes is what one request reads in vain rather than being two.
 	joinBytes = 128 << 10
-	// fetches is the number of requests in flight.
-	fetches = 32
+	// fetches is the number of requests in flight: one for each day of two
+	// months.
+	fetches = 64
 	// attempts is how often damage is fetched anew before the cache is left
 	// out.
 	attempts = 3
