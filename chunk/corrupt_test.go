@@ -150,10 +150,10 @@ func TestForgedIdentity(t *testing.T) {
 		for _, rowGroup := range []int{1, 2, 100} {
 			e := NewEncoder(Options{RowGroupRows: rowGroup}, grown(t, in, 10), Contents{})
 			for _, s := range in { // what Add does, without its checks
-				n := e.take(s.Labels)
-				e.summarise(n, s)
+				e.current = identity{name: e.take(s.Labels), id: s.ID, all: s.Labels}
+				e.summarise(s.Samples)
 				for i := range s.Samples {
-					if err := e.pend(n, s, s.Samples[i:i+1]); err != nil {
+					if err := e.pend(s.Samples[i : i+1]); err != nil {
 						t.Fatal(err)
 					}
 					if len(e.rows.times) >= rowGroup {

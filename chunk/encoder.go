@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 )
 
@@ -30,10 +31,29 @@ type Encoder struct {
 	*workspace
 	pendingBytes int
 	summary      summary
-	last         Series
-	lastName     string
-	out          *fileWriter
-	err          error // the first failure, which ends the encoder
+	// The series that is added, and the one before.
+	current, last identity
+	sets          setShapes
+	out           *fileWriter
+	err           error // the first failure, which ends the encoder
+}
+
+// identity is which series it is: by its labels, or a set of a view.
+type identity struct {
+	name string
+	id   series.ID
+	all  series.Labels
+	view *symbols.View
+	set  symbols.Set
+}
+
+// labels builds the label set if need be; only ties and errors ask for it.
+func (i *identity) labels() series.Labels {
+	if i.view == nil {
+		return i.all
+	}
+	var b labels.ScratchBuilder
+	return i.view.Labels(i.set, &b)
 }
 
 // workspace is memory that goes from one encoder to the next, through a pool:
@@ -58,7 +78,7 @@ func (e *Encoder) release() {
 	workspaces.Put(e.workspace)
 	e.workspace, e.out = nil, nil
 	for _, c := range e.columns {
-		*c = labelColumn{segments: c.segments, codes: c.codes, dict: c.dict}
+		*c = labelColumn{segments: c.segments, codes: c.codes, dict: c.dict, fileCodes: c.fileCodes[:0], used: c.used}
 		labelColumns.Put(c)
 	}
 	e.columns, e.byLabel, e.shape = nil, nil, nil
@@ -84,9 +104,12 @@ type labelColumn struct {
 	label, column string
 	segments      []int32 // those that have the label, ascending
 	codes         []int32 // one for each of them
-	dict          dictionary
+	dict          symbols.Dictionary
 	lastCode      int32 // -1: none
 	summary       labelSummary
+	// For sets of a view: the code that a value of the view has in this row
+	// group, one more so that zero is none; and which values have one.
+	fileCodes, used []int32
 }
 
 // segment is the rows of one series in the pending row group.
@@ -116,7 +139,7 @@ func NewEncoder(opts Options, layout *Layout, has Contents) *Encoder {
 			continue
 		}
 		c := labelColumns.Get().(*labelColumn)
-		c.label, c.column, c.lastCode = label, column, -1
+		c.label, c.column, c.lastCode, c.fileCodes = label, column, -1, c.fileCodes[:0]
 		c.summary.column = column
 		e.columns = append(e.columns, c)
 		e.byLabel[label] = c
@@ -155,13 +178,17 @@ func (e *Encoder) Add(s Series) error {
 }
 
 func (e *Encoder) add(s Series) error {
-	name := e.take(s.Labels)
-	if err := e.check(name, s); err != nil {
+	e.current = identity{name: e.take(s.Labels), id: s.ID, all: s.Labels}
+	if err := e.check(s.Samples); err != nil {
 		return err
 	}
-	e.summarise(name, s)
-	e.last, e.lastName = Series{Labels: s.Labels, ID: s.ID}, name
-	return e.write(name, s)
+	if series.IDOfText(e.text) != s.ID {
+		return fmt.Errorf("%w: ID %d is not that of %s", ErrInvalidInput, s.ID, s.Labels)
+	}
+	if n := s.Labels.ByteSize(); n > maxValueBytes {
+		return fmt.Errorf("%w: %w: label set of %d bytes", ErrInvalidInput, series.ErrInvalidLabel, n)
+	}
+	return e.write(s.Samples)
 }
 
 // take takes a label set apart, once for all that follows, and returns the
@@ -179,9 +206,10 @@ func (e *Encoder) take(l series.Labels) (name string) {
 	return name
 }
 
-// write adds the rows of one series, and row groups as they fill up.
-func (e *Encoder) write(name string, s Series) error {
-	for rest := s.Samples; len(rest) > 0; {
+// write adds the rows of the current series, and row groups as they fill up.
+func (e *Encoder) write(samples []series.Sample) error {
+	e.summarise(samples)
+	for rest := samples; len(rest) > 0; {
 		n := min(len(rest), e.opts.RowGroupRows-len(e.rows.times))
 		if e.has.histogram {
 			// At least one row, then as many as the byte limit allows.
@@ -193,7 +221,13 @@ func (e *Encoder) write(name string, s Series) error {
 				}
 			}
 		}
-		if err := e.pend(name, s, rest[:n]); err != nil {
+		var err error
+		if e.current.view == nil {
+			err = e.pend(rest[:n])
+		} else {
+			err = e.pendSet(rest[:n])
+		}
+		if err != nil {
 			return err
 		}
 		rest = rest[n:]
@@ -201,77 +235,73 @@ func (e *Encoder) write(name string, s Series) error {
 			e.flush(false)
 		}
 	}
+	e.last = e.current
 	return nil
 }
 
 // check refuses what a reader could not tell from damage.
-func (e *Encoder) check(name string, s Series) error {
+func (e *Encoder) check(samples []series.Sample) error {
+	current := &e.current
 	if e.summary.rows > 0 {
 		prev := &e.last
 		c := 1
 		switch {
-		case e.lastName < name:
+		case prev.name < current.name:
 			c = -1
-		case e.lastName == name && prev.ID < s.ID:
+		case prev.name == current.name && prev.id < current.id:
 			c = -1
-		case e.lastName == name && prev.ID == s.ID:
-			c = labels.Compare(prev.Labels, s.Labels)
+		case prev.name == current.name && prev.id == current.id:
+			c = labels.Compare(prev.labels(), current.labels())
 		}
 		if c >= 0 {
-			return fmt.Errorf("%w: series %s does not come after %s", ErrInvalidInput, s.Labels, prev.Labels)
+			return fmt.Errorf("%w: series %s does not come after %s", ErrInvalidInput, current.labels(), prev.labels())
 		}
 	}
-	if name == "" {
+	if current.name == "" {
 		return fmt.Errorf("%w: %w", ErrInvalidInput, series.ErrNoMetricName)
 	}
-	if series.IDOfText(e.text) != s.ID {
-		return fmt.Errorf("%w: ID %d is not that of %s", ErrInvalidInput, s.ID, s.Labels)
+	if !utf8.ValidString(current.name) {
+		return badValue(series.MetricName, current.name)
 	}
-	if !utf8.ValidString(name) {
-		return badValue(series.MetricName, name)
-	}
-	if n := s.Labels.ByteSize(); n > maxValueBytes {
-		return fmt.Errorf("%w: %w: label set of %d bytes", ErrInvalidInput, series.ErrInvalidLabel, n)
-	}
-	for i := range s.Samples {
-		if p := &s.Samples[i]; p.Nanos > series.MaxNanos || len(p.Histogram) > maxValueBytes {
-			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), s.Labels)
+	for i := range samples {
+		if p := &samples[i]; p.Nanos > series.MaxNanos || len(p.Histogram) > maxValueBytes {
+			return fmt.Errorf("%w: %d ns or a histogram of %d bytes in %s", ErrInvalidInput, p.Nanos, len(p.Histogram), current.labels())
 		}
-		if p := &s.Samples[i]; p.Nanos != 0 && !e.has.nanos || p.Start != 0 && !e.has.start || p.Histogram != nil && !e.has.histogram {
-			return fmt.Errorf("%w: nanoseconds, a start time or a histogram of %s were not announced", ErrInvalidInput, s.Labels)
+		if p := &samples[i]; p.Nanos != 0 && !e.has.nanos || p.Start != 0 && !e.has.start || p.Histogram != nil && !e.has.histogram {
+			return fmt.Errorf("%w: nanoseconds, a start time or a histogram of %s were not announced", ErrInvalidInput, current.labels())
 		}
-		if i > 0 && s.Samples[i-1].Compare(s.Samples[i]) >= 0 {
-			return fmt.Errorf("%w: sample %d of %s does not come after the one before", ErrInvalidInput, i, s.Labels)
+		if i > 0 && samples[i-1].Compare(samples[i]) >= 0 {
+			return fmt.Errorf("%w: sample %d of %s does not come after the one before", ErrInvalidInput, i, current.labels())
 		}
 	}
-	first, last := s.Samples[0].Time, s.Samples[len(s.Samples)-1].Time
+	first, last := samples[0].Time, samples[len(samples)-1].Time
 	if first < series.MinTimestamp || last > series.MaxTimestamp {
-		return fmt.Errorf("%w: time of %s outside the years 1 to 9999", ErrInvalidInput, s.Labels)
+		return fmt.Errorf("%w: time of %s outside the years 1 to 9999", ErrInvalidInput, current.labels())
 	}
 	day := first.Date()
 	if last.Date() != day || e.summary.rows > 0 && e.summary.time.Min.Date() != day {
-		return fmt.Errorf("%w: rows of more than one day at %s", ErrInvalidInput, s.Labels)
+		return fmt.Errorf("%w: rows of more than one day at %s", ErrInvalidInput, current.labels())
 	}
 	return nil
 }
 
-func (e *Encoder) summarise(name string, s Series) {
+func (e *Encoder) summarise(samples []series.Sample) {
 	m := &e.summary
-	id := int64(s.ID)
-	span := series.TimeRange{Min: s.Samples[0].Time, Max: s.Samples[len(s.Samples)-1].Time}
+	id := int64(e.current.id)
+	span := series.TimeRange{Min: samples[0].Time, Max: samples[len(samples)-1].Time}
 	if m.rows == 0 {
-		m.first, m.minID, m.maxID, m.time = s.ID, id, id, span
+		m.first, m.minID, m.maxID, m.time = e.current.id, id, id, span
 		m.minNanos, m.maxNanos = math.MaxInt32, math.MinInt32
 		m.minStart, m.maxStart = math.MaxInt64, math.MinInt64
 	}
-	m.last = s.ID
-	m.names.add(name)
+	m.last = e.current.id
+	m.names.add(e.current.name)
 	m.minID, m.maxID = min(m.minID, id), max(m.maxID, id)
 	m.time = m.time.Union(span)
-	m.rows += int64(len(s.Samples))
+	m.rows += int64(len(samples))
 	m.seriesN++
-	for i := range s.Samples {
-		p := &s.Samples[i]
+	for i := range samples {
+		p := &samples[i]
 		if p.Histogram != nil {
 			m.histograms++
 		} else {
@@ -289,8 +319,8 @@ func (e *Encoder) summarise(name string, s Series) {
 }
 
 // pend adds rows of the series that was taken to the pending row group.
-func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
-	seg := segment{name: name, id: s.ID, rows: int32(len(samples))}
+func (e *Encoder) pend(samples []series.Sample) error {
+	seg := segment{name: e.current.name, id: e.current.id, rows: int32(len(samples))}
 	at := int32(len(e.pending))
 	for k, l := range e.labels {
 		if k == len(e.shape) || e.shape[k].name != l.Name {
@@ -320,15 +350,20 @@ func (e *Encoder) pend(name string, s Series, samples []series.Sample) error {
 		c.summary.rows += int64(len(samples))
 		e.pendingBytes += len(l.Value)
 	}
+	e.pendRows(seg, samples)
+	return nil
+}
+
+// pendRows adds a segment whose labels are pending already.
+func (e *Encoder) pendRows(seg segment, samples []series.Sample) {
 	e.pending = append(e.pending, seg)
-	e.pendingBytes += len(name)
+	e.pendingBytes += len(seg.name)
 	e.rows.add(samples, e.has)
 	if e.has.histogram {
 		for i := range samples {
 			e.pendingBytes += len(samples[i].Histogram)
 		}
 	}
-	return nil
 }
 
 func (c *rowColumns) add(samples []series.Sample, has fileColumns) {
@@ -369,10 +404,10 @@ func badValue(name, value string) error {
 
 // code returns the code of a value, a new one if need be.
 func (c *labelColumn) code(value string) (int32, error) {
-	if c.lastCode >= 0 && string(c.dict.text(c.lastCode)) == value {
+	if c.lastCode >= 0 && string(c.dict.Text(c.lastCode)) == value {
 		return c.lastCode, nil
 	}
-	code, fresh := c.dict.code(value)
+	code, fresh := c.dict.Code(value)
 	if fresh {
 		if value == "" || !utf8.ValidString(value) {
 			return 0, badValue(c.label, value)
@@ -403,11 +438,15 @@ func (e *Encoder) flush(last bool) {
 	e.rows.reset()
 	for _, c := range e.columns {
 		if len(c.codes) > 0 {
-			least, greatest := c.dict.bounds()
+			least, greatest := c.dict.Bounds()
 			c.summary.bounds.add(string(least))
 			c.summary.bounds.add(string(greatest))
 		}
-		c.dict.reset()
+		c.dict.Reset()
+		for _, code := range c.used {
+			c.fileCodes[code] = 0
+		}
+		c.used = c.used[:0]
 		c.segments, c.codes, c.lastCode = c.segments[:0], c.codes[:0], -1
 	}
 }

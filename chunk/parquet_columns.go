@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 )
 
@@ -71,25 +72,25 @@ func (p *codePages) endPage() {
 }
 
 // writeTextDict writes the dictionary page of strings and the column's bounds.
-func (f *fileWriter) writeTextDict(d *dictionary) {
-	f.raw = append(f.raw[:0], d.page...)
-	f.writePage(pageDictionary, len(d.ends), encodingPlain)
-	if len(d.ends) > 0 {
-		f.bounds(d.bounds())
+func (f *fileWriter) writeTextDict(d *symbols.Dictionary) {
+	f.raw = append(f.raw[:0], d.Page()...)
+	f.writePage(pageDictionary, d.Len(), encodingPlain)
+	if d.Len() > 0 {
+		f.bounds(d.Bounds())
 	}
 }
 
 // writeNames writes metric_name, whose values ascend with the segments.
 func (f *fileWriter) writeNames(segs []segment) {
 	d := &f.texts
-	d.reset()
+	d.Reset()
 	for i := range segs {
 		if i == 0 || segs[i].name != segs[i-1].name {
-			d.code(segs[i].name)
+			d.Code(segs[i].name)
 		}
 	}
 	f.writeTextDict(d)
-	p := f.codePages(len(d.ends))
+	p := f.codePages(d.Len())
 	code := int32(0)
 	for i := range segs {
 		if i > 0 && segs[i].name != segs[i-1].name {
@@ -101,7 +102,7 @@ func (f *fileWriter) writeNames(segs []segment) {
 
 func (f *fileWriter) writeLabel(c *labelColumn) {
 	f.writeTextDict(&c.dict)
-	p := f.codePages(len(c.dict.ends))
+	p := f.codePages(c.dict.Len())
 	for i, seg := range c.segments {
 		if gap := int(f.starts[seg]) - p.row; gap > 0 {
 			p.put(nullCode, gap)
@@ -359,7 +360,7 @@ const (
 func (f *fileWriter) writeOverflow(segs []segment, keys bool) {
 	f.column.noStats = true
 	d := &f.texts
-	d.reset()
+	d.Reset()
 	var codes []int32 // of the entries of all segments
 	for i := range segs {
 		for _, l := range segs[i].overflow {
@@ -367,13 +368,13 @@ func (f *fileWriter) writeOverflow(segs []segment, keys bool) {
 			if keys {
 				text = l.Name
 			}
-			code, _ := d.code(text)
+			code, _ := d.Code(text)
 			codes = append(codes, code)
 		}
 	}
 	f.writeTextDict(d)
 	def := uint32(f.column.leaf.maxDef)
-	width := codeWidth(len(d.ends))
+	width := codeWidth(d.Len())
 	f.codes.reset(width)
 	f.defs.reset(bitsFor(f.column.leaf.maxDef))
 	f.reps.reset(bitsFor(f.column.leaf.maxRep))

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+
+	"cardinalsin/internal/symbols"
 )
 
 // The writer lays pages and footer down itself. A general Parquet writer
@@ -89,7 +91,7 @@ type fileWriter struct {
 	longs   []int64
 	floats  []uint64
 	byValue valueDictionary
-	texts   dictionary
+	texts   symbols.Dictionary
 }
 
 // columnProgress is what the footer will say about the column chunk.

@@ -68,34 +68,6 @@ func TestDeltaWriter(t *testing.T) {
 	})
 }
 
-// TestDictionaryOfTexts: codes tell texts apart and are those of their first
-// occurrence, before and after a reset.
-func TestDictionaryOfTexts(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		var d dictionary
-		for range 2 {
-			d.reset()
-			want := map[string]int32{}
-			for _, text := range rapid.SliceOfN(rapid.StringN(0, 4, -1), 1, 200).Draw(rt, "texts") {
-				code, fresh := d.code(text)
-				first, seen := want[text]
-				if !seen {
-					first = int32(len(want))
-					want[text] = first
-				}
-				if code != first || fresh == seen || string(d.text(code)) != text {
-					rt.Fatalf("%q has code %d of %q, fresh %v; want %d", text, code, d.text(code), fresh, first)
-				}
-			}
-			least, greatest := d.bounds()
-			all := slices.Sorted(mapKeys(want))
-			if string(least) != all[0] || string(greatest) != all[len(all)-1] {
-				rt.Fatalf("bounds %q and %q, want %q and %q", least, greatest, all[0], all[len(all)-1])
-			}
-		}
-	})
-}
-
 // TestValueEncoding: values that repeat go by dictionary, with codes of one or
 // two bytes; those that do not are as they are; all come back.
 func TestValueEncoding(t *testing.T) {

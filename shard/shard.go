@@ -51,8 +51,12 @@ type Key uint64
 
 // KeyOf computes the key of a series from its full label set and its hash.
 func KeyOf(l series.Labels, id series.ID) Key {
-	name := xxhash.Sum64String(l.Get(series.MetricName))
-	return Key(name>>32<<32 | uint64(id)>>32)
+	return KeyOfMetric(l.Get(series.MetricName), id)
+}
+
+// KeyOfMetric is KeyOf for who knows the metric name.
+func KeyOfMetric(name string, id series.ID) Key {
+	return Key(xxhash.Sum64String(name)>>32<<32 | uint64(id)>>32)
 }
 
 // Range is an interval of keys, both ends inclusive.

@@ -2,7 +2,6 @@ package writer
 
 import (
 	"cmp"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"cardinalsin/chunk"
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/wal"
 )
@@ -35,9 +35,9 @@ type head struct {
 	blocks  [][]memSeries           // of blockSeries slots each, which never move
 	firsts  []sample                // room for the first sample of each series in the last block
 	count   int                     // series
-	metrics map[string]*metric
-	names   nameSet // of all series
-	nanos   bool    // a sample has some
+	sets    symbols.Table           // of their labels
+	metrics [][]idRef               // the series of each metric, by its code in sets, as they came
+	nanos   bool                    // a sample has some
 	extras  extras
 	rows    []uint64         // by record: samples in it and all before it
 	span    series.TimeRange // of all samples
@@ -51,17 +51,13 @@ type seriesRef uint32
 // most that growth ever copies or wastes.
 const blockSeries = 1024
 
-// memSeries is one series. Only samples changes after it was inserted.
+// memSeries is one series. Only samples and after change once it is there.
 type memSeries struct {
-	labels  series.Labels
+	set     symbols.Set
 	id      series.ID
-	samples []sample // in the order in which they came
-	next    seriesRef
-}
-
-// metric indexes the series of one metric name.
-type metric struct {
-	series []idRef // in the order in which they came
+	samples []sample  // in the order in which they came
+	next    seriesRef // another series with the same ID
+	after   seriesRef // the series that came after this one the last time
 }
 
 type idRef struct {
@@ -102,20 +98,17 @@ type started struct {
 const (
 	sampleBytes  = int64(unsafe.Sizeof(sample{}))
 	startedBytes = 2 * int64(unsafe.Sizeof(started{})) // slices grow to at most twice
-	// seriesBytes is what a series takes beside its label text and samples:
-	// the struct; its entry in byID, 17 bytes in a table that is between 7/16
-	// and 7/8 full; its entry in the metric's index, a slice that doubles;
-	// and what the text's allocation is rounded up by.
-	seriesBytes    = int64(unsafe.Sizeof(memSeries{})) + 26 + 24 + 16
+	// seriesBytes is what a series takes beside its label set and samples: the
+	// struct; its entry in byID, 17 bytes in a table that is between 7/16 and
+	// 7/8 full; and its entry in metrics, a slice that doubles.
+	seriesBytes    = int64(unsafe.Sizeof(memSeries{})) + 26 + 24
 	histogramBytes = int64(unsafe.Sizeof([]byte(nil)))
 )
 
 func newHead() *head {
 	return &head{
-		byID:    map[series.ID]seriesRef{},
-		metrics: map[string]*metric{},
-		names:   nameSet{seen: map[string]bool{}},
-		span:    series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64},
+		byID: map[series.ID]seriesRef{},
+		span: series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64},
 	}
 }
 
@@ -132,20 +125,27 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 		total = h.rows[len(h.rows)-1]
 	}
 	record := uint32(seq - h.first)
-	last := seriesRef(h.count) // of the series before
+	before := seriesRef(0) // the series before
+	guess := seriesRef(0)
 	for i := range b {
 		if len(b[i].Samples) == 0 {
 			continue
 		}
-		last = h.find(b[i].Labels, ids[i], last+1)
-		s := at(h.blocks, last)
-		before := cap(s.samples)
+		ref := h.find(b[i].Labels, ids[i], guess)
+		if before != 0 && ref != guess {
+			at(h.blocks, before).after = ref
+		}
+		s := at(h.blocks, ref)
+		if before, guess = ref, s.after; guess == 0 {
+			guess = ref + 1
+		}
+		room := cap(s.samples)
 		for j := range b[i].Samples {
 			in := &b[i].Samples[j]
 			s.samples = append(s.samples, h.compact(in, record))
 			h.span.Min, h.span.Max = min(h.span.Min, in.Time), max(h.span.Max, in.Time)
 		}
-		h.bytes += int64(cap(s.samples)-before) * sampleBytes
+		h.bytes += int64(cap(s.samples)-room) * sampleBytes
 		total += uint64(len(b[i].Samples))
 	}
 	h.rows = append(h.rows, total)
@@ -154,19 +154,19 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 }
 
 // find returns the series with these labels, which it adds if need be. It looks
-// at guess first: clients send their series in the same order every time, so
-// the one that came after the last is nearly always the next, and the map, a
-// cache miss or two of its own, need not be asked.
+// at guess first, if that is one: clients send their series in the same order
+// every time, so the one that came next the last time is nearly always the
+// next, and the map, a cache miss or two of its own, need not be asked.
 func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
-	if int(guess) <= h.count {
-		if s := at(h.blocks, guess); s.id == id && labels.Equal(s.labels, l) {
+	if guess != 0 && int(guess) <= h.count {
+		if s := at(h.blocks, guess); s.id == id && h.sets.Equal(s.set, l) {
 			return guess
 		}
 	}
 	chain := h.byID[id]
 	for r := chain; r != 0; {
 		s := at(h.blocks, r)
-		if labels.Equal(s.labels, l) {
+		if h.sets.Equal(s.set, l) {
 			return r
 		}
 		r = s.next // another series with the same hash
@@ -177,22 +177,20 @@ func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
 		h.firsts = make([]sample, blockSeries)
 	}
 	block := &h.blocks[len(h.blocks)-1]
+	before := h.sets.Bytes()
+	set := h.sets.Add(l)
 	// Most series get one sample between two flushes: no allocation for it.
-	*block = append(*block, memSeries{labels: l.Copy(), id: id, next: chain, samples: h.firsts[slot : slot : slot+1]})
+	*block = append(*block, memSeries{set: set, id: id, next: chain, samples: h.firsts[slot : slot : slot+1]})
 	h.count++
 	ref := seriesRef(h.count)
 	h.byID[id] = ref
-	s := at(h.blocks, ref)
 
-	name := s.labels.Get(series.MetricName)
-	m := h.metrics[name]
-	if m == nil {
-		m = &metric{}
-		h.metrics[name] = m // shares the copy's text
+	metric := int(h.sets.NameCode(set))
+	for metric >= len(h.metrics) {
+		h.metrics = append(h.metrics, nil)
 	}
-	m.series = append(m.series, idRef{id, ref})
-	h.names.add(s.labels)
-	h.bytes += seriesBytes + sampleBytes + int64(l.ByteSize())
+	h.metrics[metric] = append(h.metrics[metric], idRef{id, ref})
+	h.bytes += seriesBytes + sampleBytes + h.sets.Bytes() - before
 	return ref
 }
 
@@ -214,34 +212,38 @@ func (h *head) compact(in *series.Sample, record uint32) sample {
 
 // contents is what a file of the head may hold. mu is held.
 func (h *head) contents() chunk.Contents {
-	return chunk.Contents{
-		Labels: slices.Sorted(maps.Keys(h.names.seen)),
-		Nanos:  h.nanos, Starts: len(h.extras.started) > 0, Histograms: len(h.extras.histograms) > 0,
+	names := slices.DeleteFunc(h.sets.Names(), func(name string) bool { return name == series.MetricName })
+	slices.Sort(names)
+	return chunk.Contents{Labels: names, Nanos: h.nanos, Starts: len(h.extras.started) > 0, Histograms: len(h.extras.histograms) > 0}
+}
+
+// metric is a metric name and its code.
+type metric struct {
+	name string
+	code int
+}
+
+// metricsOf returns the metric names of a view of h.sets that all matchers
+// take, in ascending order.
+func metricsOf(v *symbols.View, matchers []*series.Matcher) []metric {
+	column, ok := v.Column(series.MetricName)
+	if !ok {
+		return nil
 	}
-}
-
-// nameSet collects label names, without __name__. Neighbouring series have
-// the same ones, so each is compared with the one at its place in the series
-// before.
-type nameSet struct {
-	seen map[string]bool
-	last []string
-}
-
-func (n *nameSet) add(l series.Labels) {
-	i := 0
-	l.Range(func(l labels.Label) {
-		if i == len(n.last) {
-			n.last = append(n.last, "")
-		}
-		if n.last[i] != l.Name {
-			n.last[i] = l.Name
-			if l.Name != series.MetricName {
-				n.seen[l.Name] = true
+	var found []metric
+	for code := range v.Values(column) {
+		name := v.Text(column, int32(code))
+		if !slices.ContainsFunc(matchers, func(m *series.Matcher) bool {
+			if m.Type == labels.MatchEqual {
+				return m.Value != string(name)
 			}
+			return !m.Matches(string(name))
+		}) {
+			found = append(found, metric{string(name), code})
 		}
-		i++
-	})
+	}
+	slices.SortFunc(found, func(a, b metric) int { return cmp.Compare(a.name, b.name) })
+	return found
 }
 
 // at returns a series; blocks is head.blocks or a copy of it.

@@ -2,7 +2,6 @@ package writer
 
 import (
 	"cmp"
-	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -212,7 +211,7 @@ func TestPlanParts(t *testing.T) {
 				}
 				var prev series.Labels
 				k := 0
-				for s, err := range f.content(&p.extras, true) {
+				for s, err := range f.content(p) {
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -296,24 +295,5 @@ func TestHeadMemory(t *testing.T) {
 	runtime.KeepAlive(b)
 	if h.count != n {
 		t.Errorf("%d series", h.count)
-	}
-}
-
-// A head keeps nothing of the memory that a request's labels lie in.
-func TestHeadCopiesLabels(t *testing.T) {
-	h := newHead()
-	buf := labels.NewScratchBuilder(2)
-	var l series.Labels
-	for i := range 3 {
-		buf.Reset()
-		buf.Add(series.MetricName, "up")
-		buf.Add("i", fmt.Sprint(i))
-		buf.Overwrite(&l) // the same memory every time, as a decoder does
-		h.insert(wal.Sequence(i+1), series.Batch{{Labels: l, Samples: []series.Sample{at0(int64(i), 1)}}}, []series.ID{series.IDOf(l)}, time.Time{})
-	}
-	for i := range 3 {
-		if got := at(h.blocks, seriesRef(i+1)).labels.Get("i"); got != fmt.Sprint(i) {
-			t.Errorf("series %d has label %q", i, got)
-		}
 	}
 }

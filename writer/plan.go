@@ -7,8 +7,11 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"cardinalsin/chunk"
 	"cardinalsin/internal/merge"
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 	"cardinalsin/wal"
@@ -32,6 +35,7 @@ type part struct {
 	// contents is what the whole head holds, and so the part at most.
 	contents chunk.Contents
 	extras   extras
+	sets     *symbols.View
 }
 
 // partition is the content of one file: one UTC day of one shard.
@@ -43,7 +47,7 @@ type partition struct {
 
 // partRow is one series' samples in one partition, as they came.
 type partRow struct {
-	labels  series.Labels
+	set     symbols.Set
 	id      series.ID
 	samples []sample
 }
@@ -90,7 +94,7 @@ type partitionKey struct {
 func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 	h.mu.RLock() // sealed: nobody writes, but the race detector cannot know
 	defer h.mu.RUnlock()
-	p := &part{contents: h.contents(), extras: h.extras}
+	p := &part{contents: h.contents(), extras: h.extras, sets: h.sets.View()}
 	owners := map[shard.ID]int{}
 	for i, s := range m.Shards {
 		owners[s.ID] = i
@@ -108,15 +112,15 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 			}
 			files[partitionKey{date, owner}] = f
 		}
-		f.rows = append(f.rows, partRow{s.labels, s.id, samples})
+		f.rows = append(f.rows, partRow{s.set, s.id, samples})
 	}
 	// Nearly always a part is the whole head and lies on one day. Then no
 	// sample need be looked at, each of which costs a cache miss.
 	whole := lo < 0 && int(hi) == len(h.rows)-1
 	oneDay := h.span.Min.Date() == h.span.Max.Date()
-	for _, name := range slices.Sorted(maps.Keys(h.metrics)) {
-		refs := slices.Clone(h.metrics[name].series)
-		sortRefs(refs, h.blocks)
+	for _, metric := range metricsOf(p.sets, nil) {
+		refs := slices.Clone(h.metrics[metric.code])
+		sortRefs(refs, h.blocks, p.sets)
 		for _, r := range refs {
 			s := at(h.blocks, r.ref)
 			in := s.samples
@@ -131,7 +135,7 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 			}
 			owner := 0
 			if len(m.Shards) > 1 {
-				owner = owners[m.Of(shard.KeyOf(s.labels, s.id))]
+				owner = owners[m.Of(shard.KeyOfMetric(metric.name, s.id))]
 			}
 			if oneDay {
 				add(s, h.span.Min.Date(), owner, in)
@@ -171,13 +175,14 @@ func (f *partition) first() uint32 {
 	return first
 }
 
-// content yields the partition as a chunk takes it: each observation once, by
-// the rule of internal/merge. With reuse the samples of a series are
-// overwritten by those of the next.
-func (f *partition) content(e *extras, reuse bool) iter.Seq2[merge.Series, error] {
-	return func(yield func(merge.Series, error) bool) {
+// each yields the series of the partition as a chunk takes them: each
+// observation once, by the rule of internal/merge. With reuse the samples of a
+// series are overwritten by those of the next.
+func (f *partition) each(e *extras, reuse bool) iter.Seq2[*partRow, []series.Sample] {
+	return func(yield func(*partRow, []series.Sample) bool) {
 		var scratch []series.Sample
-		for _, r := range f.rows {
+		for i := range f.rows {
+			r := &f.rows[i]
 			out := e.expand(scratch[:0], sorted(r.samples))
 			if reuse {
 				scratch = out
@@ -188,7 +193,19 @@ func (f *partition) content(e *extras, reuse bool) iter.Seq2[merge.Series, error
 					break
 				}
 			}
-			if !yield(merge.Series{Labels: r.labels, ID: r.id, Samples: out}, nil) {
+			if !yield(r, out) {
+				return
+			}
+		}
+	}
+}
+
+// content yields the partition with its labels, which the caller may keep.
+func (f *partition) content(p *part) iter.Seq2[merge.Series, error] {
+	return func(yield func(merge.Series, error) bool) {
+		var b labels.ScratchBuilder
+		for r, samples := range f.each(&p.extras, false) {
+			if !yield(merge.Series{Labels: p.sets.Labels(r.set, &b), ID: r.id, Samples: samples}, nil) {
 				return
 			}
 		}
@@ -198,11 +215,8 @@ func (f *partition) content(e *extras, reuse bool) iter.Seq2[merge.Series, error
 // encode makes the partition's file, a series at a time.
 func (f *partition) encode(opts chunk.Options, layout *chunk.Layout, p *part) (*chunk.Encoded, error) {
 	e := chunk.NewEncoder(opts, layout, p.contents)
-	for s, err := range f.content(&p.extras, true) {
-		if err != nil {
-			return nil, err
-		}
-		if err := e.Add(s); err != nil {
+	for r, samples := range f.each(&p.extras, true) {
+		if err := e.AddSet(p.sets, r.set, r.id, samples); err != nil {
 			return nil, err
 		}
 	}

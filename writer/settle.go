@@ -82,7 +82,7 @@ func (w *Writer) holds(ctx context.Context, snap *txlog.Snapshot, h *head, last 
 	p := cut(h, int64(w.committed)-int64(h.first), uint32(last-h.first), *w.shards.Load())
 	parts := make([]merge.Source, len(p.files))
 	for i, f := range p.files {
-		parts[i].Series = f.content(&p.extras, false)
+		parts[i].Series = f.content(p)
 	}
 	return equal(merge.Sources(sources...), merge.Sources(parts...))
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 )
@@ -80,7 +81,8 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 		v.samples += len(b[i].Samples)
 		// Slices grow to at most twice what is in them, and leave the room for
 		// the first sample behind.
-		v.bytes += seriesBytes + int64(l.ByteSize()) + sampleBytes*int64(1+2*len(b[i].Samples))
+		fresh, text := checker.Fresh()
+		v.bytes += seriesBytes + symbols.MostBytes(l.Len(), fresh, text) + sampleBytes*int64(1+2*len(b[i].Samples))
 	}
 	if v.samples == 0 {
 		return v, nil

@@ -3,7 +3,6 @@ package writer
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"time"
 
@@ -108,29 +107,28 @@ const lockSeries = 256
 // deduplicated; merge.Sources does that.
 func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
-		var byName, others []*series.Matcher
-		for _, m := range sel.Matchers {
-			if m.Name == series.MetricName {
-				byName = append(byName, m)
-			} else {
-				others = append(others, m)
-			}
-		}
-		names, blocks := p.names(byName)
+		m := p.matching(sel.Matchers)
+		var b labels.ScratchBuilder
 		var samples [lockSeries][]sample
-		for _, name := range names {
-			found := p.refs(name, blocks, others)
+		for _, metric := range m.metrics {
+			found := m.refs(p.count, metric)
 			for len(found) > 0 {
 				n := min(lockSeries, len(found))
 				p.h.mu.RLock()
 				for i, f := range found[:n] {
-					samples[i] = at(blocks, f.ref).samples
+					samples[i] = at(m.blocks, f.ref).samples
 				}
 				extras := p.h.extras
 				p.h.mu.RUnlock()
 				for i, f := range found[:n] {
 					in := inRange(through(samples[i], p.last), sel.Range)
-					out := merge.Series{Labels: at(blocks, f.ref).labels, ID: f.id, Samples: extras.expand(make([]series.Sample, 0, len(in)), in)}
+					if len(in) == 0 {
+						continue
+					}
+					out := merge.Series{
+						Labels: m.sets.Labels(at(m.blocks, f.ref).set, &b), ID: f.id,
+						Samples: extras.expand(make([]series.Sample, 0, len(in)), in),
+					}
 					if !yield(out, nil) {
 						return
 					}
@@ -139,65 +137,6 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 			}
 		}
 	}
-}
-
-// names returns the metric names that match, in ascending order, and a copy
-// of the blocks' slice that covers every series of the view.
-func (p headPart) names(matchers []*series.Matcher) ([]string, [][]memSeries) {
-	p.h.mu.RLock()
-	defer p.h.mu.RUnlock()
-	blocks := slices.Clone(p.h.blocks)
-	for i := range blocks {
-		blocks[i] = blocks[i][:cap(blocks[i])] // slots that are filled later are never looked at
-	}
-	var names []string
-	equal := slices.IndexFunc(matchers, func(m *series.Matcher) bool { return m.Type == labels.MatchEqual })
-	if equal >= 0 {
-		// The usual query names one metric: no need to look at the others.
-		if name := matchers[equal].Value; p.h.metrics[name] != nil {
-			names = append(names, name)
-		}
-	} else {
-		names = slices.Collect(maps.Keys(p.h.metrics))
-	}
-	names = slices.DeleteFunc(names, func(name string) bool {
-		return slices.ContainsFunc(matchers, func(m *series.Matcher) bool { return !m.Matches(name) })
-	})
-	slices.Sort(names)
-	return names, blocks
-}
-
-// refs returns the series of one metric that match, in the order of
-// series.Compare.
-func (p headPart) refs(name string, blocks [][]memSeries, matchers []*series.Matcher) []idRef {
-	sel := series.Selector{Matchers: matchers}
-	p.h.mu.RLock()
-	all := p.h.metrics[name].series
-	p.h.mu.RUnlock()
-	var found []idRef
-	for _, r := range all {
-		if int(r.ref) > p.count {
-			break // came after the view; so did all behind it
-		}
-		if sel.Matches(at(blocks, r.ref).labels) {
-			found = append(found, r)
-		}
-	}
-	sortRefs(found, blocks)
-	return found
-}
-
-// sortRefs orders series of one metric by ID, then labels.
-func sortRefs(refs []idRef, blocks [][]memSeries) {
-	slices.SortFunc(refs, func(a, b idRef) int {
-		switch {
-		case a.id < b.id:
-			return -1
-		case a.id > b.id:
-			return 1
-		}
-		return labels.Compare(at(blocks, a.ref).labels, at(blocks, b.ref).labels)
-	})
 }
 
 // inRange returns the samples inside the range, sorted.

@@ -37,7 +37,7 @@ var layers = [][]string{
 	{
 		"storage/local", "storage/mem", "storage/s3",
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
-		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy",
+		"lease", "shard", "action", "wal", "internal/merge", "internal/symbols", "internal/faultproxy",
 	},
 	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
 	{"txlog"},
