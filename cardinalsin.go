@@ -255,7 +255,7 @@ func open(ctx context.Context, store *meter.Store, c *cache.Cache, opts Options,
 	}
 	db.Index = index.New(db.Log, indexed)
 	read.Index = db.Index
-	opts.Indexer.Index = db.Index
+	opts.Indexer.Index, opts.Indexer.Holder = db.Index, holder
 	db.Indexer = index.NewRunner(db.Log, opts.Indexer)
 	db.Reader = reader.New(db.Log, pins, read)
 	db.Compactor = compactor.NewRunner(db.Log, db.Pins, holder, opts.Compactor)

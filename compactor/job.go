@@ -62,39 +62,10 @@ func (r *Runner) claimed(ctx context.Context, j Job, work func(context.Context) 
 	if r.opts.NoClaims {
 		return work(ctx)
 	}
-	claim, err := lease.Take(ctx, r.log.Store(), r.log.Root()+"/_cardinal/leases/"+j.Key()+".json", r.holder, claimTTL, lease.Options{Now: r.log.Now})
-	if err != nil {
-		return err
-	}
-	wctx, cancel := context.WithCancelCause(ctx)
-	renewed := make(chan struct{})
-	go func() {
-		defer close(renewed)
-		tick := time.NewTicker(claimTTL / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-wctx.Done():
-				return
-			case <-tick.C:
-				// Other failures may pass; the claim outlives two of them.
-				if err := claim.Renew(wctx); errors.Is(err, lease.ErrClaimLost) {
-					cancel(err)
-					return
-				}
-			}
-		}
-	}()
-	err = work(wctx)
-	lost := context.Cause(wctx)
-	cancel(nil)
-	<-renewed
-	if errors.Is(lost, lease.ErrClaimLost) {
-		return errors.Join(lost, err)
-	}
-	// The work's outcome stands whatever becomes of the claim, which expires.
-	if rerr := claim.Release(context.WithoutCancel(ctx)); rerr != nil {
-		r.opts.Logger.Warn("claim is left to expire", "key", j.Key(), "err", rerr)
+	key := r.log.Root() + "/_cardinal/leases/" + j.Key() + ".json"
+	unreleased, err := lease.Work(ctx, r.log.Store(), key, r.holder, claimTTL, lease.Options{Now: r.log.Now}, work)
+	if unreleased != nil {
+		r.opts.Logger.Warn("claim is left to expire", "key", j.Key(), "err", unreleased)
 	}
 	return err
 }

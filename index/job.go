@@ -19,6 +19,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/lease"
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
@@ -37,6 +38,11 @@ type RunnerOptions struct {
 	MinOrphanAge time.Duration
 	// Reads is the number of files opened at once. Default 16.
 	Reads int
+	// Holder names this process in claims, for people. Default "unnamed".
+	Holder string
+	// NoClaims works without claims on days: the result is the same, only work
+	// is done twice.
+	NoClaims bool
 	// Logger reports jobs that failed in the background, and files that no
 	// index can be made of. Default discards.
 	Logger *slog.Logger
@@ -55,6 +61,9 @@ func (o *RunnerOptions) EnsureDefaults() {
 	}
 	if o.Reads <= 0 {
 		o.Reads = 16
+	}
+	if o.Holder == "" {
+		o.Holder = "unnamed"
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -112,24 +121,34 @@ func (r *Runner) Plan(ctx context.Context) ([]Job, error) {
 }
 
 // RunAll plans, runs every job, and returns what was done. A job that another
-// process was quicker with is left to it. Errors: storage errors, those of the
-// log.
+// process has claimed, or was quicker with, is left to it; the log says so.
+// Errors: storage errors, those of the log.
 func (r *Runner) RunAll(ctx context.Context) ([]Result, error) {
+	done, _, err := r.runAll(ctx)
+	return done, err
+}
+
+// runAll also tells how many jobs it left to other processes that may yet die.
+func (r *Runner) runAll(ctx context.Context) (done []Result, claimed int, err error) {
 	jobs, err := r.Plan(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var done []Result
 	for _, j := range jobs {
 		res, err := r.RunJob(ctx, j)
 		switch {
 		case err == nil:
 			done = append(done, res)
-		case !errors.Is(err, txlog.ErrConflict):
-			return done, err
+		case errors.Is(err, lease.ErrClaimHeld) || errors.Is(err, lease.ErrClaimLost):
+			claimed++
+			r.opts.Logger.Info("indexing is left to another process", "table", r.log.Root(), "err", err)
+		case errors.Is(err, txlog.ErrConflict):
+			r.opts.Logger.Info("another process has indexed it", "table", r.log.Root(), "err", err)
+		default:
+			return done, claimed, err
 		}
 	}
-	return done, nil
+	return done, claimed, nil
 }
 
 // Run executes what is due every Interval until ctx ends, if there is a version
@@ -151,8 +170,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		if !due {
 			continue
 		}
-		_, err := r.RunAll(ctx)
-		again = err != nil
+		_, claimed, err := r.runAll(ctx)
+		// Whoever holds a claim may die, and no version follow.
+		again = err != nil || claimed > 0
 		if err != nil && ctx.Err() == nil {
 			r.opts.Logger.Error("indexing failed", "table", r.log.Root(), "err", err)
 		}
@@ -164,11 +184,12 @@ func (r *Runner) Run(ctx context.Context) error {
 // and keeps the segment, and the values of all labels, in memory.
 //
 // It needs no pin: a file that is gone is one that no new version names, and is
-// left out. Errors: txlog.ErrDomainChanged where another process has changed the
-// day's segments; storage errors.
+// left out. Errors: lease.ErrClaimHeld where another process works on the day,
+// lease.ErrClaimLost; txlog.ErrDomainChanged where another has changed the day's
+// segments, before or after the work; storage errors.
 func (r *Runner) RunJob(ctx context.Context, j Job) (Result, error) {
 	res := Result{Job: j}
-	err := r.run(ctx, j, &res)
+	err := r.claimed(ctx, j, func(ctx context.Context) error { return r.run(ctx, j, &res) })
 	if err != nil {
 		err = fmt.Errorf("index %s: %w", j.Date, err)
 	}
@@ -176,6 +197,50 @@ func (r *Runner) RunJob(ctx context.Context, j Job) (Result, error) {
 		r.opts.OnEnd(j, res, err)
 	}
 	return res, err
+}
+
+// claimTTL is how long a claim outlives its process. A job renews it every
+// third of that.
+const claimTTL = time.Minute
+
+// claimed runs work under the claim on the job's day. The claim saves work and
+// is not what makes the result right: the commit is.
+func (r *Runner) claimed(ctx context.Context, j Job, work func(context.Context) error) error {
+	if r.opts.NoClaims || len(j.Files) == 0 {
+		return work(ctx)
+	}
+	key := fmt.Sprintf("%s/_cardinal/leases/index-%s.json", r.log.Root(), j.Date)
+	unreleased, err := lease.Work(ctx, r.log.Store(), key, r.opts.Holder, claimTTL, lease.Options{Now: r.log.Now}, func(ctx context.Context) error {
+		// Who had the claim before may have done it.
+		snap, err := r.log.Snapshot(ctx, txlog.Latest())
+		if err != nil {
+			return err
+		}
+		if segments, err := Segments(snap); err == nil {
+			if _, err := j.others(segments); err != nil {
+				return err
+			}
+		}
+		return work(ctx)
+	})
+	if unreleased != nil {
+		r.opts.Logger.Warn("claim is left to expire", "key", key, "err", unreleased)
+	}
+	return err
+}
+
+// others are the segments that stay beside the job's own.
+func (j *Job) others(segments []Segment) (out []Segment, err error) {
+	for _, s := range segments {
+		switch {
+		case slices.Contains(j.Replaces, s.Key):
+		case len(j.Files) > 0 && s.Date == j.Date.String() && s.Through > j.After && j.Through > s.After:
+			return nil, fmt.Errorf("%w: %s has the segment %s now", txlog.ErrDomainChanged, s.Date, s.Key)
+		default:
+			out = append(out, s)
+		}
+	}
+	return out, nil
 }
 
 func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
@@ -217,14 +282,8 @@ func (r *Runner) commit(ctx context.Context, j Job, s Segment, began time.Time) 
 			segments = nil // Plan has seen that, and makes all anew
 		}
 		var c configuration
-		for _, old := range segments {
-			switch {
-			case slices.Contains(j.Replaces, old.Key):
-			case s.Key != "" && old.Date == s.Date && old.Through > s.After && s.Through > old.After:
-				return nil, fmt.Errorf("%w: %s has the segment %s now", txlog.ErrDomainChanged, s.Date, old.Key)
-			default:
-				c.Segments = append(c.Segments, old)
-			}
+		if c.Segments, err = j.others(segments); err != nil {
+			return nil, err
 		}
 		if s.Key != "" {
 			c.Segments = append(c.Segments, s)
