@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
-	"unsafe"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -22,9 +21,9 @@ type columnType struct {
 	arrow arrow.DataType
 	// put appends row i of v to b.
 	put func(b array.Builder, v vector, i int) error
-	// bulk appends the first n rows of v, which has no nulls, to b; it is nil
-	// where that is no faster.
-	bulk func(b array.Builder, v vector, n int)
+	// whole copies the first n rows of v at once; it is nil where the memory
+	// is not alike.
+	whole func(t arrow.DataType, v vector, n int) (arrow.Array, error)
 }
 
 // errNoArrow: Arrow has no equal; the statement has to cast the column.
@@ -74,7 +73,6 @@ var typeNames = map[duckdb.Type]string{
 // fixed converts a type whose memory is the same on both sides.
 func fixed[T any, B interface {
 	Append(T)
-	AppendValues([]T, []bool)
 }](name string, t arrow.DataType) columnType {
 	return columnType{
 		name: name, arrow: t,
@@ -82,9 +80,7 @@ func fixed[T any, B interface {
 			any(b).(B).Append(*at[T](v, i))
 			return nil
 		},
-		bulk: func(b array.Builder, v vector, n int) {
-			any(b).(B).AppendValues(unsafe.Slice((*T)(v.data), n), nil)
-		},
+		whole: wholeFixed[T],
 	}
 }
 
@@ -102,7 +98,10 @@ func microseconds(zone string) *arrow.TimestampType {
 }
 
 var primitives = map[duckdb.Type]columnType{
-	duckdb.TypeBoolean:     fixed[bool, *array.BooleanBuilder]("BOOLEAN", arrow.FixedWidthTypes.Boolean),
+	duckdb.TypeBoolean: {name: "BOOLEAN", arrow: arrow.FixedWidthTypes.Boolean, put: func(b array.Builder, v vector, i int) error {
+		b.(*array.BooleanBuilder).Append(*at[bool](v, i))
+		return nil
+	}},
 	duckdb.TypeTinyInt:     fixed[int8, *array.Int8Builder]("TINYINT", arrow.PrimitiveTypes.Int8),
 	duckdb.TypeSmallInt:    fixed[int16, *array.Int16Builder]("SMALLINT", arrow.PrimitiveTypes.Int16),
 	duckdb.TypeInteger:     fixed[int32, *array.Int32Builder]("INTEGER", arrow.PrimitiveTypes.Int32),
@@ -121,11 +120,11 @@ var primitives = map[duckdb.Type]columnType{
 	duckdb.TypeTimestampS:  fixed[arrow.Timestamp, *array.TimestampBuilder]("TIMESTAMP_S", &arrow.TimestampType{Unit: arrow.Second}),
 	duckdb.TypeTimestampMS: fixed[arrow.Timestamp, *array.TimestampBuilder]("TIMESTAMP_MS", &arrow.TimestampType{Unit: arrow.Millisecond}),
 	duckdb.TypeTimestampNS: fixed[arrow.Timestamp, *array.TimestampBuilder]("TIMESTAMP_NS", &arrow.TimestampType{Unit: arrow.Nanosecond}),
-	duckdb.TypeVarchar: {name: "VARCHAR", arrow: arrow.BinaryTypes.String, put: func(b array.Builder, v vector, i int) error {
+	duckdb.TypeVarchar: {name: "VARCHAR", arrow: arrow.BinaryTypes.String, whole: wholeTexts, put: func(b array.Builder, v vector, i int) error {
 		b.(*array.StringBuilder).BinaryBuilder.Append(v.bytes(i))
 		return nil
 	}},
-	duckdb.TypeBlob: {name: "BLOB", arrow: arrow.BinaryTypes.Binary, put: func(b array.Builder, v vector, i int) error {
+	duckdb.TypeBlob: {name: "BLOB", arrow: arrow.BinaryTypes.Binary, whole: wholeTexts, put: func(b array.Builder, v vector, i int) error {
 		b.(*array.BinaryBuilder).Append(v.bytes(i))
 		return nil
 	}},
@@ -423,14 +422,17 @@ func (c *converter) record(chunk duckdb.DataChunk) (arrow.RecordBatch, error) {
 	}()
 	for k := range c.types {
 		v := vectorOf(duckdb.DataChunkGetVector(chunk, duckdb.IdxT(k)))
+		if whole := c.types[k].whole; whole != nil {
+			all, err := whole(c.types[k].arrow, v, n)
+			if err != nil {
+				return nil, fmt.Errorf("column %s: %w", c.schema.Field(k).Name, err)
+			}
+			columns = append(columns, all)
+			continue
+		}
 		b := array.NewBuilder(memory.DefaultAllocator, c.types[k].arrow)
 		b.Reserve(n)
-		each := n
-		if c.types[k].bulk != nil && v.validity == nil && n > 0 {
-			c.types[k].bulk(b, v, n)
-			each = 0
-		}
-		for i := range each {
+		for i := range n {
 			if err := c.types[k].append(b, v, i); err != nil {
 				b.Release()
 				return nil, fmt.Errorf("column %s: %w", c.schema.Field(k).Name, err)
