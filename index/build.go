@@ -39,7 +39,18 @@ type builder struct {
 	order  []string          // labels by ordinal, as the pages name them
 	ords   map[string]int
 	sets   fileSets
+	values int64 // bytes that the values and postings take
 }
+
+// What a value and a posting take, besides the value's text: a string, a
+// pointer and their share of a map, the value and a first posting; four bytes.
+const (
+	valueBytes   = 88
+	postingBytes = 4
+)
+
+// memory is about what the builder keeps.
+func (b *builder) memory() int64 { return b.values + int64(len(b.out)) }
 
 type labelBuild struct {
 	set    int
@@ -118,7 +129,9 @@ func (b *builder) add(l series.Labels, id series.ID, runs []where) {
 		if v == nil {
 			v = &valueBuild{set: set}
 			label.values[strings.Clone(l.Value)] = v
+			b.values += valueBytes + int64(len(l.Value))
 		}
+		b.values += postingBytes
 		v.set = b.sets.union(v.set, set)
 		v.postings = append(v.postings, uint32(b.total))
 		shared := sharedPrefix(b.last[l.Name], l.Value)

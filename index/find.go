@@ -40,6 +40,7 @@ func (x *Index) Find(ctx context.Context, snap *txlog.Snapshot, sel series.Selec
 	if err != nil {
 		return Found{}, fmt.Errorf("find in the index: %w", err)
 	}
+	settle(claims)
 	var queue rowQueue
 	for i := range claims {
 		c := &claims[i]
@@ -48,7 +49,9 @@ func (x *Index) Find(ctx context.Context, snap *txlog.Snapshot, sel series.Selec
 		}
 		for f, want := range c.wanted {
 			if want {
-				out.Covered[c.seg.files[f].path] = []Run{}
+				if path := c.seg.files[f].path; out.Covered[path] == nil { // by another part
+					out.Covered[path] = []Run{}
+				}
 			}
 		}
 		if len(c.rows) > 0 {
@@ -81,6 +84,7 @@ func (x *Index) Find(ctx context.Context, snap *txlog.Snapshot, sel series.Selec
 // claim is a segment with the files that a call wants from it.
 type claim struct {
 	seg    *segment
+	group  int    // claims of one group cover their files together
 	wanted []bool // by file
 	all    bool   // every file of the segment is wanted
 	rows   []row
@@ -89,7 +93,7 @@ type claim struct {
 
 // claim opens the segments and gives each of the files to one of them.
 func (x *Index) claim(ctx context.Context, snap *txlog.Snapshot, rng series.TimeRange, files []string) ([]claim, error) {
-	segments, err := x.usable(ctx, snap, rng)
+	groups, err := x.usable(ctx, snap, rng)
 	if err != nil {
 		return nil, err
 	}
@@ -98,22 +102,46 @@ func (x *Index) claim(ctx context.Context, snap *txlog.Snapshot, rng series.Time
 		open[f] = true
 	}
 	var out []claim
-	for _, s := range segments {
-		c := claim{seg: s, wanted: make([]bool, len(s.files)), all: true}
+	for g, group := range groups {
+		files := group[0].files
+		wanted := make([]bool, len(files))
 		n := 0
-		for i := range s.files {
-			if open[s.files[i].path] {
-				delete(open, s.files[i].path)
-				c.wanted[i] = true
+		for i := range files {
+			if open[files[i].path] {
+				delete(open, files[i].path)
+				wanted[i] = true
 				n++
 			}
 		}
-		c.all = n == len(s.files)
-		if n > 0 {
-			out = append(out, c)
+		if n == 0 {
+			continue
+		}
+		for _, s := range group {
+			if !slices.EqualFunc(files, s.files, func(a, b indexed) bool { return a.path == b.path }) {
+				if err := x.forgive(ctx, strings.TrimPrefix(s.key, x.log.Root()+"/"), fmt.Errorf("%w: other files than its first part has", ErrCorrupt)); err != nil {
+					return nil, err
+				}
+				n = 0
+			}
+		}
+		for _, s := range group[:min(n, 1)*len(group)] {
+			out = append(out, claim{seg: s, group: g, wanted: wanted, all: n == len(files)})
 		}
 	}
 	return out, nil
+}
+
+// settle takes back what parts of a group say of which another one failed.
+func settle(claims []claim) {
+	failed := map[int]bool{}
+	for i := range claims {
+		if !claims[i].ok {
+			failed[claims[i].group] = true
+		}
+	}
+	for i := range claims {
+		claims[i].ok = !failed[claims[i].group]
+	}
 }
 
 // rowQueue orders claims by the series that each stands on.

@@ -38,6 +38,8 @@ type table struct {
 	log   *txlog.Log
 	order int64
 	now   time.Time
+	// segmentBytes is RunnerOptions.SegmentBytes of index
+	segmentBytes int64
 }
 
 func newTable(t tester, wrap func(storage.Store) storage.Store) *table {
@@ -157,7 +159,7 @@ func (tb *table) files() []string {
 // index runs all jobs of a policy.
 func (tb *table) index(p Policy) []Result {
 	tb.t.Helper()
-	done, err := NewRunner(tb.log, RunnerOptions{Policy: p}).RunAll(context.Background())
+	done, err := NewRunner(tb.log, RunnerOptions{Policy: p, SegmentBytes: tb.segmentBytes}).RunAll(context.Background())
 	if err != nil {
 		tb.t.Fatalf("index: %v", err)
 	}

@@ -28,6 +28,16 @@
 //	after      ms: it is for the day's files that were committed later than this
 //	through    ms: and not later than this
 //
+// Where a day's series are too many for one segment, several are made of the
+// same files, each with the series that follow those of the one before. They
+// stand in a list of their own, "parts", which an older release ignores, and
+// have besides
+//
+//	part       which of them it is, from 0
+//	parts      how many there are
+//
+// A file is covered by all of them or by none.
+//
 // # Segments
 //
 // Numbers are unsigned varints, texts have their length in front. A block is
@@ -62,11 +72,13 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -96,10 +108,45 @@ type Segment struct {
 	Files     int    `json:"files"`
 	After     int64  `json:"after"`
 	Through   int64  `json:"through"`
+	// Part of Parts segments that only together cover their files; 0 of 0 for
+	// one that does alone.
+	Part  int `json:"part,omitempty"`
+	Parts int `json:"parts,omitempty"`
+}
+
+// group names what covers files together.
+func (s *Segment) group() string {
+	if s.Parts == 0 {
+		return s.Key
+	}
+	return fmt.Sprintf("%s/%d", s.Date, s.Through)
 }
 
 type configuration struct {
 	Segments []Segment `json:"segments"`
+	Parts    []Segment `json:"parts,omitempty"`
+}
+
+// encode returns the domain's configuration.
+func encode(segments []Segment) (string, error) {
+	var c configuration
+	for _, s := range segments {
+		if s.Parts > 0 {
+			c.Parts = append(c.Parts, s)
+		} else {
+			c.Segments = append(c.Segments, s)
+		}
+	}
+	for _, list := range [][]Segment{c.Segments, c.Parts} {
+		slices.SortFunc(list, func(a, b Segment) int {
+			return cmp.Or(cmp.Compare(a.Date, b.Date), cmp.Compare(a.Through, b.Through), cmp.Compare(a.Part, b.Part), cmp.Compare(a.Key, b.Key))
+		})
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("encode %s: %w", Domain, err)
+	}
+	return string(text), nil
 }
 
 // Segments lists the segments of a version. Its error wraps
@@ -113,7 +160,31 @@ func Segments(snap *txlog.Snapshot) ([]Segment, error) {
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", action.ErrCorrupt, Domain, err)
 	}
+	parts := map[string]map[int]bool{} // of each group
+	for _, s := range c.Parts {
+		if s.Parts < 2 || s.Part < 0 || s.Part >= s.Parts {
+			return nil, fmt.Errorf("%w: %s: part %d of %d", action.ErrCorrupt, Domain, s.Part, s.Parts)
+		}
+		if parts[s.group()] == nil {
+			parts[s.group()] = map[int]bool{}
+		}
+		if parts[s.group()][s.Part] {
+			return nil, fmt.Errorf("%w: %s: part %d of %s twice", action.ErrCorrupt, Domain, s.Part, s.Date)
+		}
+		parts[s.group()][s.Part] = true
+	}
+	for _, s := range c.Parts {
+		if len(parts[s.group()]) != s.Parts {
+			return nil, fmt.Errorf("%w: %s: parts of %s are missing", action.ErrCorrupt, Domain, s.Date)
+		}
+	}
 	for _, s := range c.Segments {
+		if s.Parts != 0 || s.Part != 0 {
+			return nil, fmt.Errorf("%w: %s: a part among segments", action.ErrCorrupt, Domain)
+		}
+	}
+	all := append(c.Segments, c.Parts...)
+	for _, s := range all {
 		if !strings.HasPrefix(s.Key, Folder+"/") || storage.ValidateKey(s.Key) != nil {
 			return nil, fmt.Errorf("%w: %s names %.200q", action.ErrCorrupt, Domain, s.Key)
 		}
@@ -121,7 +192,7 @@ func Segments(snap *txlog.Snapshot) ([]Segment, error) {
 			return nil, fmt.Errorf("%w: %s: segment %s", action.ErrCorrupt, Domain, s.Key)
 		}
 	}
-	return c.Segments, nil
+	return all, nil
 }
 
 // Ranges reads ranges of immutable objects; size is the object's.

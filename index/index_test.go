@@ -82,7 +82,7 @@ func (c *costTable) run(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "index":
 		for _, r := range c.index(Policy{MinFiles: 1}) {
-			fmt.Fprintf(&out, "%s: %d files, %d series, replaces %d\n", r.Segment.Date, r.Segment.Files, r.Series, len(r.Job.Replaces))
+			fmt.Fprintf(&out, "%s: %d files, %d series, replaces %d\n", r.Job.Date, len(r.Job.Files), r.Series, len(r.Job.Replaces))
 		}
 	case "find":
 		sel, zone := podIs(d.CmdArgs[0].Key), ""
@@ -135,7 +135,7 @@ func TestDamage(t *testing.T) {
 		sets = append(sets, metric("cpu", "pod", fmt.Sprintf("p%03d", i), "zone", fmt.Sprintf("z%d", i%2)))
 	}
 	path := tb.write(0, 1, sets...)
-	segment := tb.index(Policy{MinFiles: 1})[0].Segment
+	segment := tb.index(Policy{MinFiles: 1})[0].Segments[0]
 	key := root + "/" + segment.Key
 	whole, _, err := tb.store.Get(t.Context(), key)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -38,6 +37,11 @@ type RunnerOptions struct {
 	MinOrphanAge time.Duration
 	// Reads is the number of files opened at once. Default 16.
 	Reads int
+	// SegmentBytes bounds what a job keeps in memory of the segment it makes:
+	// what would exceed it goes into one more segment for the same files.
+	// Default 256 MiB, which takes about a million series with a label of their
+	// own and five that they share.
+	SegmentBytes int64
 	// Holder names this process in claims, for people. Default "unnamed".
 	Holder string
 	// NoClaims works without claims on days: the result is the same, only work
@@ -62,6 +66,9 @@ func (o *RunnerOptions) EnsureDefaults() {
 	if o.Reads <= 0 {
 		o.Reads = 16
 	}
+	if o.SegmentBytes <= 0 {
+		o.SegmentBytes = 256 << 20
+	}
 	if o.Holder == "" {
 		o.Holder = "unnamed"
 	}
@@ -72,10 +79,11 @@ func (o *RunnerOptions) EnsureDefaults() {
 
 // Result is what a job did.
 type Result struct {
-	Job     Job
-	Version action.Version // of the commit
-	Segment Segment        // no key: none was made
-	Series  int
+	Job      Job
+	Version  action.Version // of the commit
+	Segments []Segment      // that were made, by their part
+	Bytes    int64          // of them
+	Series   int
 	// Skipped are the paths of files that could not be read; queries read them
 	// without the index, and say what is wrong with them.
 	Skipped []string
@@ -179,9 +187,12 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// RunJob makes the job's segment. When it returns nil that is committed, with
-// no change of files. It reads the columns of the files that identify series,
-// and keeps the segment, and the values of all labels, in memory.
+// RunJob makes the job's segment, or segments where one would be too large. When
+// it returns nil they are committed, with no change of files. It reads the
+// columns of the files that identify series, one row group of each file at a
+// time, and keeps one segment, with the values of all labels, in memory:
+// RunnerOptions.SegmentBytes, and while that is encoded about half as much
+// again, whatever the files hold.
 //
 // It needs no pin: a file that is gone is one that no new version names, and is
 // left out. Errors: lease.ErrClaimHeld where another process works on the day,
@@ -246,23 +257,11 @@ func (j *Job) others(segments []Segment) (out []Segment, err error) {
 func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
 	began := r.log.Now()
 	if len(j.Files) > 0 {
-		data, directory, err := r.build(ctx, j, res)
-		if err != nil {
+		if err := r.build(ctx, j, res); err != nil {
 			return err
 		}
-		var name [8]byte
-		if _, err := rand.Read(name[:]); err != nil {
-			return fmt.Errorf("name the segment: %w", err)
-		}
-		res.Segment = Segment{
-			Key:   fmt.Sprintf("%s/%s-%s.idx", Folder, j.Date, hex.EncodeToString(name[:])),
-			Bytes: int64(len(data)), Directory: directory, Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
-		}
-		if _, err := r.log.Store().Put(ctx, r.log.Root()+"/"+res.Segment.Key, bytes.NewReader(data)); err != nil {
-			return fmt.Errorf("upload %s: %w", res.Segment.Key, err)
-		}
 	}
-	snap, err := r.commit(ctx, j, res.Segment, began)
+	snap, err := r.commit(ctx, j, res.Segments, began)
 	if err != nil {
 		return err
 	}
@@ -270,33 +269,50 @@ func (r *Runner) run(ctx context.Context, j Job, res *Result) error {
 	return nil
 }
 
+// upload puts a segment under a fresh name.
+func (r *Runner) upload(ctx context.Context, j Job, b *builder, res *Result) error {
+	data, head, err := b.finish()
+	if err != nil {
+		return err
+	}
+	var name [8]byte
+	if _, err := rand.Read(name[:]); err != nil {
+		return fmt.Errorf("name the segment: %w", err)
+	}
+	s := Segment{
+		Key:   fmt.Sprintf("%s/%s-%s.idx", Folder, j.Date, hex.EncodeToString(name[:])),
+		Bytes: int64(len(data)), Directory: head, Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
+	}
+	if _, err := r.log.Store().Put(ctx, r.log.Root()+"/"+s.Key, bytes.NewReader(data)); err != nil {
+		return fmt.Errorf("upload %s: %w", s.Key, err)
+	}
+	res.Segments = append(res.Segments, s)
+	res.Bytes += s.Bytes
+	res.Series += b.total
+	return nil
+}
+
 // commitTries bounds how often a job gives way to jobs for other days.
 const commitTries = 8
 
-// commit names the segment in the log.
-func (r *Runner) commit(ctx context.Context, j Job, s Segment, began time.Time) (*txlog.Snapshot, error) {
+// commit names the segments in the log.
+func (r *Runner) commit(ctx context.Context, j Job, made []Segment, began time.Time) (*txlog.Snapshot, error) {
 	base := j.base
 	for try := 1; ; try++ {
 		segments, err := Segments(base)
 		if err != nil {
 			segments = nil // Plan has seen that, and makes all anew
 		}
-		var c configuration
-		if c.Segments, err = j.others(segments); err != nil {
+		others, err := j.others(segments)
+		if err != nil {
 			return nil, err
 		}
-		if s.Key != "" {
-			c.Segments = append(c.Segments, s)
-		}
-		slices.SortFunc(c.Segments, func(a, b Segment) int {
-			return slices.Compare([]string{a.Date, a.Key}, []string{b.Date, b.Key})
-		})
-		text, err := json.Marshal(c)
+		text, err := encode(append(others, made...))
 		if err != nil {
-			return nil, fmt.Errorf("encode %s: %w", Domain, err)
+			return nil, err
 		}
 		tx := r.log.Begin(base, txlog.Operation{Name: "INDEX", Parameters: map[string]any{"date": j.Date.String(), "files": len(j.Files)}})
-		tx.SetDomain(Domain, string(text))
+		tx.SetDomain(Domain, text)
 		tx.Require(txlog.DomainUnchanged(Domain), txlog.UploadedSince(began, r.opts.MinOrphanAge/2))
 		// COMMIT POINT: before it the segment is an orphan.
 		snap, err := tx.Commit(ctx)
@@ -318,27 +334,82 @@ type badFile struct {
 func (e *badFile) Error() string { return e.err.Error() }
 func (e *badFile) Unwrap() error { return e.err }
 
-// build reads the files and encodes the segment. A file that is damaged or gone
+// build reads the files and uploads the segments. A file that is damaged or gone
 // is left out, and the rest begun anew.
-func (r *Runner) build(ctx context.Context, j Job, res *Result) (data []byte, directory int64, err error) {
+func (r *Runner) build(ctx context.Context, j Job, res *Result) error {
 	adds := slices.Clone(j.Files)
 	for {
-		data, directory, n, err := r.merge(ctx, adds)
+		err := r.merge(ctx, adds, func(b *builder) error { return r.upload(ctx, j, b, res) })
 		var bad *badFile
 		if err != nil && errors.As(err, &bad) && (errors.Is(err, chunk.ErrCorrupt) || errors.Is(err, chunk.ErrUnsupported) || errors.Is(err, storage.ErrNotFound)) {
 			path := adds[bad.file].Path
 			r.opts.Logger.Warn("no index is made of a file", "table", r.log.Root(), "file", path, "err", err)
 			res.Skipped = append(res.Skipped, path)
 			adds = slices.Delete(adds, bad.file, bad.file+1)
+			res.Segments, res.Bytes, res.Series = nil, 0, 0 // orphans
 			continue
 		}
-		res.Series = n
-		return data, directory, err
+		if n := len(res.Segments); n > 1 {
+			for i := range res.Segments {
+				res.Segments[i].Part, res.Segments[i].Parts = i, n
+			}
+		}
+		return err
 	}
 }
 
-// merge makes the segment of these files.
-func (r *Runner) merge(ctx context.Context, adds []*action.Add) (data []byte, directory int64, n int, err error) {
+// merge makes the segments of these files, and calls full with each.
+func (r *Runner) merge(ctx context.Context, adds []*action.Add, full func(*builder) error) error {
+	files, open, err := r.openFiles(ctx, adds)
+	if err != nil {
+		return err
+	}
+	b := newBuilder(files)
+	var queue runQueue
+	defer func() {
+		for _, c := range queue {
+			c.stop()
+		}
+	}()
+	for i, f := range open {
+		next, stop := iter.Pull2(f.Runs(ctx))
+		c := &runCursor{file: i, next: next, stop: stop}
+		queue = append(queue, c)
+		if err := c.advance(); err != nil {
+			return err
+		}
+	}
+	queue = slices.DeleteFunc(queue, func(c *runCursor) bool { return c.done })
+	heap.Init(&queue)
+	for len(queue) > 0 {
+		var runs []where
+		l, id := queue[0].run.Labels, queue[0].run.ID
+		for len(queue) > 0 && series.Compare(queue[0].run.Labels, l, queue[0].run.ID, id) == 0 {
+			c := queue[0]
+			runs = append(runs, where{c.file, c.run.RowGroup, c.run.First, c.run.Rows})
+			if err := c.advance(); err != nil {
+				return err
+			}
+			if c.done {
+				c.stop()
+				heap.Pop(&queue)
+			} else {
+				heap.Fix(&queue, 0)
+			}
+		}
+		if b.total > 0 && b.memory() >= r.opts.SegmentBytes {
+			if err := full(b); err != nil {
+				return err
+			}
+			b = newBuilder(files)
+		}
+		b.add(l, id, runs)
+	}
+	return full(b)
+}
+
+// openFiles opens the files of a job.
+func (r *Runner) openFiles(ctx context.Context, adds []*action.Add) ([]indexed, []*chunk.File, error) {
 	files := make([]indexed, len(adds))
 	open := make([]*chunk.File, len(adds))
 	g, gctx := errgroup.WithContext(ctx)
@@ -364,46 +435,7 @@ func (r *Runner) merge(ctx context.Context, adds []*action.Add) (data []byte, di
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, 0, 0, err
-	}
-	b := newBuilder(files)
-	var queue runQueue
-	defer func() {
-		for _, c := range queue {
-			c.stop()
-		}
-	}()
-	for i, f := range open {
-		next, stop := iter.Pull2(f.Runs(ctx))
-		c := &runCursor{file: i, next: next, stop: stop}
-		queue = append(queue, c)
-		if err := c.advance(); err != nil {
-			return nil, 0, 0, err
-		}
-	}
-	queue = slices.DeleteFunc(queue, func(c *runCursor) bool { return c.done })
-	heap.Init(&queue)
-	for len(queue) > 0 {
-		var runs []where
-		l, id := queue[0].run.Labels, queue[0].run.ID
-		for len(queue) > 0 && series.Compare(queue[0].run.Labels, l, queue[0].run.ID, id) == 0 {
-			c := queue[0]
-			runs = append(runs, where{c.file, c.run.RowGroup, c.run.First, c.run.Rows})
-			if err := c.advance(); err != nil {
-				return nil, 0, 0, err
-			}
-			if c.done {
-				c.stop()
-				heap.Pop(&queue)
-			} else {
-				heap.Fix(&queue, 0)
-			}
-		}
-		b.add(l, id, runs)
-	}
-	data, directory, err = b.finish()
-	return data, directory, b.total, err
+	return files, open, g.Wait()
 }
 
 // runCursor stands on a run of a file.

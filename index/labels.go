@@ -100,6 +100,7 @@ func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, label string, s
 	if err != nil {
 		return nil, nil, err
 	}
+	settle(claims)
 	var lists [][]string
 	for i := range claims {
 		if claims[i].ok {

@@ -121,7 +121,7 @@ func TestFileInTwoSegments(t *testing.T) {
 	if _, err := tb.store.Put(t.Context(), root+"/"+twin.Key, bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(configuration{[]Segment{segment, twin}})
+	text, err := json.Marshal(configuration{Segments: []Segment{segment, twin}})
 	if err != nil {
 		t.Fatal(err)
 	}

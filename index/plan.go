@@ -22,7 +22,7 @@ type Policy struct {
 	// Default 1024.
 	MaxFiles int
 	// MaxSegments is how many segments a day may have before they are made
-	// one. Default 8.
+	// one; parts count once. Default 8.
 	MaxSegments int
 	// Settle is how long nothing has come for a day that is over until the
 	// little that came late gets a job. Default 10 minutes.
@@ -152,7 +152,13 @@ func days(snap *txlog.Snapshot, segments []Segment) []*day {
 func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, wait time.Duration) {
 	anew := p.Rebuild
 	through, covered := int64(-1), 0
+	groups := 0
 	for _, s := range d.segments {
+		anew = anew || p.Damaged[s.Key]
+		if s.Part > 0 {
+			continue // as the first part
+		}
+		groups++
 		live := 0
 		for _, a := range d.files {
 			if a.ModificationTime > s.After && a.ModificationTime <= s.Through {
@@ -161,7 +167,7 @@ func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, wait time.Durat
 		}
 		// Dead files cost space and false candidates; more files than there
 		// were came back, and no segment knows them.
-		anew = anew || live > s.Files || 2*live < s.Files || p.Damaged[s.Key]
+		anew = anew || live > s.Files || 2*live < s.Files
 		covered += live
 		through = max(through, s.Through)
 	}
@@ -177,7 +183,7 @@ func (d *day) plan(snap *txlog.Snapshot, p *Policy) (jobs []Job, wait time.Durat
 		if wait, ok := d.due(fresh, p); !ok {
 			return nil, wait
 		}
-		if len(d.segments) < p.MaxSegments {
+		if groups < p.MaxSegments {
 			return d.split(snap, p, fresh, through, nil), 0
 		}
 	}

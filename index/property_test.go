@@ -18,9 +18,11 @@ import (
 // are gone, a covered file's runs are those that the file itself has, and
 // names and values are those of the covered files.
 func TestIndexEqualsFiles(t *testing.T) {
-	covered, empty, values := 0, 0, 0
+	covered, empty, values, parts := 0, 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		tb := newTable(t, nil)
+		// Some days' series take more than one segment.
+		tb.segmentBytes = rapid.SampledFrom([]int64{0, 1, 3000}).Draw(t, "segment bytes")
 		for range rapid.IntRange(1, 5).Draw(t, "files") {
 			tb.write(rapid.IntRange(0, 1).Draw(t, "day"), rapid.IntRange(0, 1).Draw(t, "level"), genSets(t)...)
 		}
@@ -31,6 +33,13 @@ func TestIndexEqualsFiles(t *testing.T) {
 		}
 		if rapid.Bool().Draw(t, "more") {
 			tb.write(0, 1, genSets(t)...)
+		}
+		segments, err := Segments(tb.latest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range segments {
+			parts = max(parts, s.Parts)
 		}
 		x := tb.open(Options{})
 		for range 6 {
@@ -86,10 +95,10 @@ func TestIndexEqualsFiles(t *testing.T) {
 			values += checkTexts(t, tb, x, sel, files)
 		}
 	})
-	if covered == 0 || empty == 0 || values == 0 {
-		t.Errorf("%d files covered, %d of them without a series, %d values: the test shows nothing", covered, empty, values)
+	if covered == 0 || empty == 0 || values == 0 || parts < 2 {
+		t.Errorf("%d files covered, %d of them without a series, %d values, %d parts: the test shows nothing", covered, empty, values, parts)
 	}
-	t.Logf("%d files covered, %d of them without a series, %d values", covered, empty, values)
+	t.Logf("%d files covered, %d of them without a series, %d values, up to %d parts", covered, empty, values, parts)
 }
 
 // checkTexts compares names and values with those of the covered files.

@@ -349,9 +349,10 @@ func (s *segment) series(ctx context.Context, ordinals []uint32, decode *decodin
 	return nil
 }
 
-// usable opens the segments of a version that matter for a time range and for
-// the files of the caller; what cannot be opened is left out.
-func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.TimeRange) ([]*segment, error) {
+// usable opens the segments of a version that matter for a time range, in groups
+// that cover their files together; a group of which one cannot be opened is
+// left out.
+func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.TimeRange) (out [][]*segment, err error) {
 	entries, err := Segments(snap)
 	if err != nil {
 		x.report(Domain, err)
@@ -364,15 +365,29 @@ func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.Tim
 			want = append(want, &entries[i])
 		}
 	}
-	out := make([]*segment, len(want))
+	open := make([]*segment, len(want))
 	err = x.each(ctx, len(want), func(ctx context.Context, i int) error {
 		s, err := x.segment(ctx, want[i])
 		if err = x.forgive(ctx, want[i].Key, err); err == nil {
-			out[i] = s
+			open[i] = s
 		}
 		return err
 	})
-	return slices.DeleteFunc(out, func(s *segment) bool { return s == nil }), err
+	if err != nil {
+		return nil, err
+	}
+	groups := map[string][]*segment{}
+	for i, s := range open {
+		if s == nil {
+			continue
+		}
+		key := want[i].group()
+		groups[key] = append(groups[key], s)
+		if len(groups[key]) == max(want[i].Parts, 1) {
+			out = append(out, groups[key])
+		}
+	}
+	return out, nil
 }
 
 // each calls work n times, Parallel at once.

@@ -60,7 +60,7 @@ func indexCommand() *ucli.Command {
 			for _, r := range results {
 				rows = append(rows, indexRow{
 					Date: r.Job.Date.String(), Files: len(r.Job.Files), Replaces: len(r.Job.Replaces),
-					Version: int64(r.Version), Series: r.Series, Bytes: r.Segment.Bytes, Skipped: r.Skipped,
+					Version: int64(r.Version), Series: r.Series, Bytes: r.Bytes, Skipped: r.Skipped,
 				})
 			}
 			if runErr != nil && len(rows) > 0 {
