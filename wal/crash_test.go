@@ -107,8 +107,8 @@ func replayed(t testing.TB, dir string) (records int, trimmed int64, err error) 
 }
 
 func batchesEqual(a, b series.Batch) bool {
-	ra, errA := Encode(a)
-	rb, errB := Encode(b)
+	ra, errA := encodeBatch(a)
+	rb, errB := encodeBatch(b)
 	return errA == nil && errB == nil && string(ra.payload) == string(rb.payload)
 }
 

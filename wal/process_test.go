@@ -61,7 +61,7 @@ func appendForEver(dir string) error {
 	for n := 0; ; n++ {
 		var group []Record
 		for i := range 1 + n%5 {
-			r, err := Encode(testBatch(n*10 + i))
+			r, err := encodeBatch(testBatch(n*10 + i))
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 )
 
@@ -55,14 +56,15 @@ func (r Record) Bytes() int { return frameHeaderBytes + len(r.payload) }
 // Samples counts the samples in the record.
 func (r Record) Samples() int { return r.samples }
 
-// Encode turns a batch into a record. It is pure, may run concurrently, and
-// belongs into the goroutine of the request, not into that of the group
+// Encode turns a batch into a record; sets are the label sets of its series,
+// which it reads in place of their labels. It is pure, may run concurrently,
+// and belongs into the goroutine of the request, not into that of the group
 // commit. It keeps every bit of every field and does not retain the batch.
 // Errors: ErrRecordTooLarge.
-func Encode(b series.Batch) (Record, error) {
+func Encode(b series.Batch, sets *symbols.Batch) (Record, error) {
 	e := encoders.Get().(*encoder)
 	defer e.release()
-	raw, samples, err := e.encode(b)
+	raw, samples, err := e.encode(b, sets)
 	if err != nil {
 		return Record{}, fmt.Errorf("encode record of %d series: %w", len(b), err)
 	}
@@ -79,49 +81,37 @@ func clone(b []byte) []byte { return append(make([]byte, 0, len(b)), b...) }
 
 // encoder holds the scratch space of one Encode.
 type encoder struct {
-	refs    map[string]uint64 // string → index in the table
-	lengths []byte            // uvarint length of each string
-	text    []byte            // the strings, end to end
-	labels  []byte            // label section
-	out     []byte
-	packed  []byte
-	prev    []labelRef // labels of the series before
+	labels []labelCode
+	out    []byte
+	packed []byte
 }
 
-type labelRef struct {
-	name, value       string
-	nameRef, valueRef uint64
+// labelCode is what one label takes in the payload: the two indexes of its
+// texts, as uvarints; a record of 64 MiB has none of more than four bytes.
+type labelCode struct {
+	bytes [8]byte
+	n     int
 }
 
-var encoders = sync.Pool{New: func() any { return &encoder{refs: map[string]uint64{}} }}
+var encoders = sync.Pool{New: func() any { return &encoder{} }}
 
 // keepScratchBytes bounds what an idle encoder retains, so that one huge
 // batch does not hold its memory for ever.
 const keepScratchBytes = 4 << 20
 
 func (e *encoder) release() {
-	if cap(e.out)+cap(e.text)+cap(e.labels)+cap(e.packed) > keepScratchBytes || len(e.refs) > keepScratchBytes/64 {
-		return
+	if cap(e.out)+cap(e.packed)+16*cap(e.labels) <= keepScratchBytes {
+		encoders.Put(e)
 	}
-	clear(e.refs) // drops the references into the caller's batch
-	clear(e.prev[:cap(e.prev)])
-	encoders.Put(e)
 }
 
-func (e *encoder) encode(b series.Batch) ([]byte, int, error) {
-	clear(e.refs)
-	e.lengths, e.text, e.labels, e.out, e.prev = e.lengths[:0], e.text[:0], e.labels[:0], e.out[:0], e.prev[:0]
-
+func (e *encoder) encode(b series.Batch, sets *symbols.Batch) ([]byte, int, error) {
+	if sets.ExpandedBytes() > MaxRecordBytes {
+		return nil, 0, fmt.Errorf("label text: %w", ErrRecordTooLarge)
+	}
 	var flags byte
-	samples, expanded := 0, 0
+	samples := 0
 	for i := range b {
-		n, err := e.addLabels(b[i].Labels)
-		if err != nil {
-			return nil, 0, err
-		}
-		if expanded += n; expanded > MaxRecordBytes {
-			return nil, 0, fmt.Errorf("label text: %w", ErrRecordTooLarge)
-		}
 		samples += len(b[i].Samples)
 		for j := range b[i].Samples {
 			s := &b[i].Samples[j]
@@ -136,16 +126,45 @@ func (e *encoder) encode(b series.Batch) ([]byte, int, error) {
 			}
 		}
 	}
-	if len(e.text)+len(e.labels)+9*samples > MaxRecordBytes {
+	if 9*samples > MaxRecordBytes {
 		return nil, 0, ErrRecordTooLarge
 	}
 
-	out := append(e.out, flags)
-	out = binary.AppendUvarint(out, uint64(len(e.refs)))
-	out = append(out, e.lengths...)
-	out = append(out, e.text...)
+	out := append(e.out[:0], flags)
+	texts := sets.Texts()
+	out = binary.AppendUvarint(out, uint64(len(texts)))
+	for _, text := range texts {
+		if len(text) > maxStringBytes {
+			return nil, 0, fmt.Errorf("label of %d bytes: %w", len(text), ErrRecordTooLarge)
+		}
+		out = binary.AppendUvarint(out, uint64(len(text)))
+	}
+	for _, text := range texts {
+		out = append(out, text...)
+	}
+	e.labels = e.labels[:0]
+	for _, l := range sets.Labels() {
+		var c labelCode
+		c.n = len(binary.AppendUvarint(binary.AppendUvarint(c.bytes[:0], uint64(l.Name)), uint64(l.Value)))
+		e.labels = append(e.labels, c)
+	}
 	out = binary.AppendUvarint(out, uint64(len(b)))
-	out = append(out, e.labels...)
+	for i := range b {
+		set := sets.Set(i)
+		out = binary.AppendUvarint(out, uint64(len(set)))
+		out = slices.Grow(out, len(set)*len(labelCode{}.bytes))
+		for _, l := range set {
+			// All eight bytes at once, though the next label begins earlier.
+			c := &e.labels[l]
+			n := len(out)
+			out = out[:n+len(c.bytes)]
+			copy(out[n:], c.bytes[:])
+			out = out[:n+c.n]
+		}
+	}
+	if len(out)+9*samples > MaxRecordBytes {
+		return nil, 0, ErrRecordTooLarge
+	}
 	for i := range b {
 		out = binary.AppendUvarint(out, uint64(len(b[i].Samples)))
 	}
@@ -158,58 +177,6 @@ func (e *encoder) encode(b series.Batch) ([]byte, int, error) {
 		return nil, 0, ErrRecordTooLarge
 	}
 	return out, samples, nil
-}
-
-// addLabels appends one series' labels and returns the size of their text.
-// Neighbouring series share most of their labels, so each is compared with
-// the one at the same place in the series before, which is cheaper than the
-// map.
-func (e *encoder) addLabels(l series.Labels) (int, error) {
-	at := len(e.labels)
-	e.labels = append(e.labels, 0) // their number; to count them first costs a walk
-	i, size, longest := 0, 0, 0
-	l.Range(func(l labels.Label) {
-		if i == len(e.prev) {
-			e.prev = append(e.prev, labelRef{name: l.Name, nameRef: e.ref(l.Name), value: l.Value, valueRef: e.ref(l.Value)})
-		}
-		p := &e.prev[i]
-		if p.name != l.Name {
-			p.name, p.nameRef = l.Name, e.ref(l.Name)
-		}
-		if p.value != l.Value {
-			p.value, p.valueRef = l.Value, e.ref(l.Value)
-		}
-		e.labels = binary.AppendUvarint(e.labels, p.nameRef)
-		e.labels = binary.AppendUvarint(e.labels, p.valueRef)
-		size += len(l.Name) + len(l.Value)
-		longest = max(longest, len(l.Name), len(l.Value))
-		i++
-	})
-	var count [binary.MaxVarintLen64]byte
-	n := binary.PutUvarint(count[:], uint64(i))
-	e.labels[at] = count[0]
-	if n > 1 {
-		e.labels = slices.Insert(e.labels, at+1, count[1:n]...)
-	}
-	if longest > maxStringBytes {
-		return 0, fmt.Errorf("label of %d bytes: %w", longest, ErrRecordTooLarge)
-	}
-	if len(e.text) > MaxRecordBytes {
-		return 0, fmt.Errorf("label text: %w", ErrRecordTooLarge)
-	}
-	return size, nil
-}
-
-// ref is the string's index in the table, which it joins at first use.
-func (e *encoder) ref(s string) uint64 {
-	if r, ok := e.refs[s]; ok {
-		return r
-	}
-	r := uint64(len(e.refs))
-	e.refs[s] = r
-	e.lengths = binary.AppendUvarint(e.lengths, uint64(len(s)))
-	e.text = append(e.text, s...)
-	return r
 }
 
 // appendSamples writes the samples of all series column by column, which is

@@ -282,7 +282,7 @@ func TestSequencesAreNeverUsedTwice(t *testing.T) {
 	dir := t.TempDir()
 	l := mustOpen(t, dir, Options{})
 	want := Sequence(0)
-	big := series.Batch{{Labels: labels.FromStrings("a", "b"), Samples: []series.Sample{{Histogram: randomBytes(2 << 20)}}}}
+	big := series.Batch{{Labels: labels.FromStrings("__name__", "b"), Samples: []series.Sample{{Histogram: randomBytes(2 << 20)}}}}
 	for round := range 6 {
 		mustAppend(t, l, round)
 		if _, _, err := l.Append([]Record{mustEncode(t, big)}); err != nil {

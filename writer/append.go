@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/wal"
 )
@@ -17,7 +18,7 @@ const maxGroupBytes = 16 << 20
 // pending is one batch on its way into the WAL.
 type pending struct {
 	batch  series.Batch
-	ids    []series.ID
+	sets   *symbols.Batch // of its label sets
 	record wal.Record
 	bytes  int64 // at most what it adds to the head
 	// queued and written are when it joined the queue, and when its group left
@@ -65,14 +66,19 @@ func (w *Writer) append(ctx context.Context, b series.Batch, ev *AppendEvent) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	v, err := validate(b, w.shards.Load())
+	sets := labelSets.Get().(*symbols.Batch)
+	defer func() {
+		sets.Reset() // it must not hold the request's memory
+		labelSets.Put(sets)
+	}()
+	v, err := validate(b, w.shards.Load(), sets)
 	if err != nil {
 		return err
 	}
 	if v.samples == 0 {
 		return nil
 	}
-	record, err := wal.Encode(v.batch)
+	record, err := wal.Encode(b, sets)
 	if err != nil {
 		return err
 	}
@@ -80,7 +86,7 @@ func (w *Writer) append(ctx context.Context, b series.Batch, ev *AppendEvent) er
 	if ev.Delay, err = w.slowDown(ctx); err != nil {
 		return err
 	}
-	p := &pending{batch: v.batch, ids: v.ids, record: record, bytes: v.bytes, queued: w.opts.Now(), turn: make(chan turn, 2)}
+	p := &pending{batch: b, sets: sets, record: record, bytes: v.bytes, queued: w.opts.Now(), turn: make(chan turn, 2)}
 	err = w.submit(ctx, p)
 	if !p.written.IsZero() {
 		ev.Queued = p.written.Sub(p.queued)
@@ -213,14 +219,14 @@ func (w *Writer) takeGroup() []*pending {
 }
 
 // insert puts a record into the active head. insertMu is held.
-func (w *Writer) insert(seq wal.Sequence, b series.Batch, ids []series.ID) {
+func (w *Writer) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch) {
 	before := w.active.bytes
 	now := w.opts.Now()
 	if w.spilled {
 		now = w.spilledSince // it has waited in the WAL
 	}
 	first := w.active.first == 0
-	w.active.insert(seq, b, ids, now)
+	w.active.insert(seq, b, sets, now)
 	w.inserted, w.acknowledged = seq, max(w.acknowledged, seq)
 	bytes := w.account(w.active.bytes - before)
 	if first {

@@ -13,7 +13,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
-	"cardinalsin/series"
+	"cardinalsin/internal/symbols"
 	"cardinalsin/shard"
 	"cardinalsin/storage/mem"
 	"cardinalsin/wal"
@@ -131,9 +131,10 @@ func TestWithdraw(t *testing.T) {
 			group.Go(func() error { return w.Append(t.Context(), one("first", nil, at0(0, 1))) })
 			<-g.arrived
 			gone := make(chan error, 1)
-			p := &pending{batch: one("gone", nil, at0(0, 1)), ids: []series.ID{1}, bytes: 1, turn: make(chan turn, 2)}
+			p := &pending{batch: one("gone", nil, at0(0, 1)), bytes: 1, turn: make(chan turn, 2)}
+			p.sets = setsOf(t, p.batch)
 			var err error
-			if p.record, err = wal.Encode(p.batch); err != nil {
+			if p.record, err = wal.Encode(p.batch, p.sets); err != nil {
 				t.Fatal(err)
 			}
 			if cancelAfterTurn {
@@ -284,7 +285,7 @@ func TestTruncateFails(t *testing.T) {
 func TestOverload(t *testing.T) {
 	b := one("m", nil, at0(0, 1))
 	everything := shard.Initial()
-	v, err := validate(b, &everything)
+	v, err := validate(b, &everything, new(symbols.Batch))
 	if err != nil {
 		t.Fatal(err)
 	}

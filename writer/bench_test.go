@@ -106,10 +106,6 @@ func benchAppend(b *testing.B, batch func() series.Batch, size, clients int, opt
 // with five samples each.
 func BenchmarkFlush(b *testing.B) {
 	all := manySeries(200_000)
-	ids := make([]series.ID, len(all))
-	for i := range all {
-		ids[i] = series.IDOf(all[i])
-	}
 	disk, err := wal.Open(b.TempDir(), wal.Options{})
 	if err != nil {
 		b.Fatal(err)
@@ -122,9 +118,10 @@ func BenchmarkFlush(b *testing.B) {
 	for range b.N {
 		b.StopTimer()
 		batch := scrapes(all, len(all), false)
+		sets := setsOf(b, batch())
 		w.insertMu.Lock()
 		for range 5 {
-			w.insert(w.inserted+1, batch(), ids)
+			w.insert(w.inserted+1, batch(), sets)
 		}
 		w.insertMu.Unlock()
 		b.StartTimer()

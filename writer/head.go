@@ -112,10 +112,10 @@ func newHead() *head {
 	}
 }
 
-// insert adds a validated batch; ids are the hashes of its series. Sequences
-// must come in order and without gaps. The head keeps no label text of the
-// batch, which may lie in a request's buffer; histograms are shared.
-func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now time.Time) {
+// insert adds a validated batch; sets are the label sets of its series.
+// Sequences must come in order and without gaps. The head keeps no label text
+// of the batch, which may lie in a request's buffer; histograms are shared.
+func (h *head) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	total := uint64(0)
@@ -125,13 +125,16 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 		total = h.rows[len(h.rows)-1]
 	}
 	record := uint32(seq - h.first)
+	held := h.sets.Bytes()
+	h.sets.Bind(sets)
+	defer h.sets.Bind(nil)
 	before := seriesRef(0) // the series before
 	guess := seriesRef(0)
 	for i := range b {
 		if len(b[i].Samples) == 0 {
 			continue
 		}
-		ref := h.find(b[i].Labels, ids[i], guess)
+		ref := h.find(i, sets.IDs[i], guess)
 		if before != 0 && ref != guess {
 			at(h.blocks, before).after = ref
 		}
@@ -149,24 +152,24 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, ids []series.ID, now tim
 		total += uint64(len(b[i].Samples))
 	}
 	h.rows = append(h.rows, total)
-	h.bytes += int64(unsafe.Sizeof(total))
+	h.bytes += int64(unsafe.Sizeof(total)) + h.sets.Bytes() - held
 	h.last = seq
 }
 
-// find returns the series with these labels, which it adds if need be. It looks
-// at guess first, if that is one: clients send their series in the same order
+// find returns the i-th series of the bound batch, which it adds if need be. It
+// looks at guess first, if that is one: clients send their series in the same order
 // every time, so the one that came next the last time is nearly always the
 // next, and the map, a cache miss or two of its own, need not be asked.
-func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
+func (h *head) find(i int, id series.ID, guess seriesRef) seriesRef {
 	if guess != 0 && int(guess) <= h.count {
-		if s := at(h.blocks, guess); s.id == id && h.sets.Equal(s.set, l) {
+		if s := at(h.blocks, guess); s.id == id && h.sets.Equal(s.set, i) {
 			return guess
 		}
 	}
 	chain := h.byID[id]
 	for r := chain; r != 0; {
 		s := at(h.blocks, r)
-		if h.sets.Equal(s.set, l) {
+		if h.sets.Equal(s.set, i) {
 			return r
 		}
 		r = s.next // another series with the same hash
@@ -177,8 +180,7 @@ func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
 		h.firsts = make([]sample, blockSeries)
 	}
 	block := &h.blocks[len(h.blocks)-1]
-	before := h.sets.Bytes()
-	set := h.sets.Add(l)
+	set := h.sets.Add(i)
 	// Most series get one sample between two flushes: no allocation for it.
 	*block = append(*block, memSeries{set: set, id: id, next: chain, samples: h.firsts[slot : slot : slot+1]})
 	h.count++
@@ -190,7 +192,7 @@ func (h *head) find(l series.Labels, id series.ID, guess seriesRef) seriesRef {
 		h.metrics = append(h.metrics, nil)
 	}
 	h.metrics[metric] = append(h.metrics[metric], idRef{id, ref})
-	h.bytes += seriesBytes + sampleBytes + h.sets.Bytes() - before
+	h.bytes += seriesBytes + sampleBytes
 	return ref
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"pgregory.net/rapid"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 	"cardinalsin/wal"
@@ -66,20 +67,31 @@ func (m last) selectRows(sel series.Selector, parse map[string]series.Labels) ro
 	return out
 }
 
-// ids hashes a batch so that all series of a metric collide.
-func collidingIDs(b series.Batch) []series.ID {
-	ids := make([]series.ID, len(b))
+// setsOf are the label sets of a batch.
+func setsOf(t testing.TB, b series.Batch) *symbols.Batch {
+	sets := &symbols.Batch{}
 	for i := range b {
-		ids[i] = series.ID(len(b[i].Labels.Get(series.MetricName)))
+		if _, err := sets.Add(b[i].Labels); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return ids
+	return sets
+}
+
+// colliding hashes a batch so that all series of a metric collide.
+func colliding(t testing.TB, b series.Batch) *symbols.Batch {
+	sets := setsOf(t, b)
+	for i := range b {
+		sets.IDs[i] = series.ID(len(b[i].Labels.Get(series.MetricName)))
+	}
+	return sets
 }
 
 // A view shows what had come when it was taken, whatever comes after it, in
 // the order of series.Compare, each instant once and the later one of two;
 // through seals, and with every hash the same.
-func TestViewAgainstModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+func TestViewAgainstModel(tt *testing.T) {
+	rapid.Check(tt, func(t *rapid.T) {
 		w := &Writer{active: newHead()}
 		w.opts.EnsureDefaults()
 		model, parse := last{}, map[string]series.Labels{}
@@ -92,7 +104,7 @@ func TestViewAgainstModel(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			b := genBatch(t, 4)
 			seq++
-			w.insert(seq, b, collidingIDs(b))
+			w.insert(seq, b, colliding(tt, b))
 			model.apply(b)
 			for _, s := range b {
 				parse[s.Labels.String()] = s.Labels
@@ -155,19 +167,15 @@ func TestViewAgainstModel(t *testing.T) {
 // Parts cover every record once, in order, within their limits; each row lies
 // in the file of its day and of the shard that owns it, each file is in the
 // order that chunks want, and nothing is lost or invented.
-func TestPlanParts(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+func TestPlanParts(tt *testing.T) {
+	rapid.Check(tt, func(t *rapid.T) {
 		h := newHead()
 		first := wal.Sequence(rapid.IntRange(1, 9).Draw(t, "first"))
 		n := rapid.IntRange(1, 8).Draw(t, "records")
 		var batches []series.Batch
 		for i := range n {
 			b := genBatch(t, 3)
-			ids := make([]series.ID, len(b))
-			for j := range b {
-				ids[j] = series.IDOf(b[j].Labels)
-			}
-			h.insert(first+wal.Sequence(i), b, ids, time.Time{})
+			h.insert(first+wal.Sequence(i), b, setsOf(tt, b), time.Time{})
 			batches = append(batches, b)
 		}
 		m := shard.Initial()
@@ -263,10 +271,6 @@ func manySeries(n int) []series.Labels {
 func TestHeadMemory(t *testing.T) {
 	const n = 50_000
 	all := manySeries(n)
-	ids := make([]series.ID, n)
-	for i := range all {
-		ids[i] = series.IDOf(all[i])
-	}
 	heap := func() int64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -277,12 +281,13 @@ func TestHeadMemory(t *testing.T) {
 	for i := range b {
 		b[i] = series.Series{Labels: all[i], Samples: []series.Sample{{Time: day}}}
 	}
+	sets := setsOf(t, b)
 	before := heap()
 	h := newHead()
 	seq := wal.Sequence(0)
 	for range 3 {
 		seq++
-		h.insert(seq, b, ids, time.Time{})
+		h.insert(seq, b, sets, time.Time{})
 		got := heap() - before
 		t.Logf("%d samples a series: %d bytes a series, estimate %d, label text %d", seq, got/n, h.bytes/n, all[n/2].ByteSize())
 		if got/n > 512 {
@@ -293,6 +298,7 @@ func TestHeadMemory(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(b)
+	runtime.KeepAlive(sets)
 	if h.count != n {
 		t.Errorf("%d series", h.count)
 	}

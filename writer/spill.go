@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 	"cardinalsin/wal"
 )
@@ -50,7 +51,7 @@ func (w *Writer) take(seq wal.Sequence, p *pending) {
 			"table", w.log.Root(), "head_bytes", held, "after", uint64(w.inserted))
 	}
 	if !w.spilled {
-		w.insert(seq, p.batch, p.ids)
+		w.insert(seq, p.batch, p.sets)
 	}
 }
 
@@ -115,6 +116,7 @@ var errPause = errors.New("head is full")
 // for a flush: then it returns an error that wraps errPause. locked says that
 // the caller holds insertMu.
 func (w *Writer) replay(ctx context.Context, locked bool) error {
+	var sets symbols.Batch
 	// Only flushes and recovery insert while this runs, and the caller is one.
 	return w.wal.Replay(w.inserted, func(seq wal.Sequence, b series.Batch) error {
 		if err := ctx.Err(); err != nil {
@@ -123,15 +125,17 @@ func (w *Writer) replay(ctx context.Context, locked bool) error {
 		if w.enough() {
 			return errPause
 		}
-		ids := make([]series.ID, len(b))
+		sets.Reset()
 		for i := range b {
-			ids[i] = series.IDOf(b[i].Labels)
+			if _, err := sets.Add(b[i].Labels); err != nil {
+				return fmt.Errorf("record %d: series %d: %w", seq, i, err)
+			}
 		}
 		if !locked {
 			w.insertMu.Lock()
 			defer w.insertMu.Unlock()
 		}
-		w.insert(seq, b, ids)
+		w.insert(seq, b, &sets)
 		return nil
 	})
 }

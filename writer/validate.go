@@ -10,10 +10,8 @@ import (
 	"cardinalsin/shard"
 )
 
-// valid is a batch that may be stored.
+// valid says of a batch that it may be stored.
 type valid struct {
-	batch   series.Batch // shares memory with the one that came in
-	ids     []series.ID
 	samples int
 	bytes   int64 // at most what it adds to the head
 }
@@ -38,36 +36,28 @@ func CheckSample(s *series.Sample) error {
 	return nil
 }
 
-var checkers = sync.Pool{New: func() any { return new(series.Checker) }}
+// labelSets is scratch for the label sets of a batch.
+var labelSets = sync.Pool{New: func() any { return new(symbols.Batch) }}
 
-// validate checks a whole batch and drops labels with empty values. It is
-// pure, but for the map it is given; the batch is not changed. Errors: those
-// of series.Validate, ErrInvalidSample, ErrTooManyPartitions.
-func validate(b series.Batch, m *shard.Map) (valid, error) {
-	v := valid{batch: b, ids: make([]series.ID, len(b)), bytes: 8} // 8: head.rows
-	copied := false
+// validate checks a whole batch and puts its label sets, without the labels
+// whose value is empty, into sets, which is empty. It is pure, but for the map
+// it is given; the batch is not changed. Errors: those of series.Validate,
+// ErrInvalidSample, ErrTooManyPartitions.
+func validate(b series.Batch, m *shard.Map, sets *symbols.Batch) (valid, error) {
+	v := valid{bytes: 8} // of head.rows
 	minTime, maxTime := series.Timestamp(math.MaxInt64), series.Timestamp(math.MinInt64)
-	checker := checkers.Get().(*series.Checker)
-	defer checkers.Put(checker)
-	defer checker.Reset() // it must not hold the request's memory
 	for i := range b {
-		l, id, err := checker.Check(b[i].Labels)
+		text, err := sets.Add(b[i].Labels)
 		if err != nil {
 			return valid{}, fmt.Errorf("series %d: %.300s: %w", i, b[i].Labels, err)
 		}
-		if l.ByteSize() != b[i].Labels.ByteSize() {
-			if !copied {
-				v.batch, copied = append(series.Batch(nil), b...), true
-			}
-			v.batch[i].Labels = l
-		}
-		if n := l.ByteSize(); n > MaxLabelBytes {
-			return valid{}, fmt.Errorf("series %d: %.300s: %w: label set of %d bytes, limit %d", i, l, series.ErrInvalidLabel, n, MaxLabelBytes)
+		if text > MaxLabelBytes {
+			return valid{}, fmt.Errorf("series %d: %.300s: %w: label set of %d bytes, limit %d", i, b[i].Labels, series.ErrInvalidLabel, text, MaxLabelBytes)
 		}
 		for j := range b[i].Samples {
 			s := &b[i].Samples[j]
 			if err := CheckSample(s); err != nil {
-				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w", i, l, j, err)
+				return valid{}, fmt.Errorf("series %d: %.300s: sample %d: %w", i, b[i].Labels, j, err)
 			}
 			minTime, maxTime = min(minTime, s.Time), max(maxTime, s.Time)
 			if s.Histogram != nil {
@@ -77,19 +67,18 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 				v.bytes += startedBytes
 			}
 		}
-		v.ids[i] = id
 		v.samples += len(b[i].Samples)
 		// Slices grow to at most twice what is in them, and leave the room for
 		// the first sample behind.
-		fresh, text := checker.Fresh()
-		v.bytes += seriesBytes + symbols.MostBytes(l.Len(), fresh, text) + sampleBytes*int64(1+2*len(b[i].Samples))
+		v.bytes += seriesBytes + sampleBytes*int64(1+2*len(b[i].Samples))
 	}
+	v.bytes += sets.MostBytes()
 	if v.samples == 0 {
 		return v, nil
 	}
 	// The usual batch spans a day or two, and needs no counting.
 	if days := int64(maxTime.Date()-minTime.Date()) + 1; days*int64(len(m.Shards)) > maxPartFiles {
-		if n := countPartitions(&v, m); n > maxPartFiles {
+		if n := countPartitions(b, sets, m); n > maxPartFiles {
 			return valid{}, fmt.Errorf("%w: it needs %d files, a commit holds %d", ErrTooManyPartitions, n, maxPartFiles)
 		}
 	}
@@ -97,16 +86,16 @@ func validate(b series.Batch, m *shard.Map) (valid, error) {
 }
 
 // countPartitions counts the (date, shard) pairs of a batch.
-func countPartitions(v *valid, m *shard.Map) int {
+func countPartitions(b series.Batch, sets *symbols.Batch, m *shard.Map) int {
 	type partition struct {
 		date  series.Date
 		shard shard.ID
 	}
 	seen := map[partition]struct{}{}
-	for i := range v.batch {
-		owner := m.Of(shard.KeyOf(v.batch[i].Labels, v.ids[i]))
-		for j := range v.batch[i].Samples {
-			seen[partition{v.batch[i].Samples[j].Time.Date(), owner}] = struct{}{}
+	for i := range b {
+		owner := m.Of(shard.KeyOf(b[i].Labels, sets.IDs[i]))
+		for j := range b[i].Samples {
+			seen[partition{b[i].Samples[j].Time.Date(), owner}] = struct{}{}
 		}
 	}
 	return len(seen)

@@ -34,10 +34,11 @@ var rules = []rule{
 // planned stand here too, so that the first of their files has its place.
 var layers = [][]string{
 	{"storage", "series", "internal/crashpoint", "internal/s3server", "internal/glob", "internal/remotewrite", "internal/interop/process", "checkpoint/internal/parquetcol"},
+	{"internal/symbols"},
 	{
 		"storage/local", "storage/mem", "storage/s3",
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
-		"lease", "shard", "action", "wal", "internal/merge", "internal/symbols", "internal/faultproxy",
+		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy",
 	},
 	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
 	{"txlog"},

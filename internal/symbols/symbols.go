@@ -2,9 +2,9 @@
 //
 // A [Dictionary] gives texts codes. A [Table] gives each label name a column
 // and each value a code in it, so that a label set is its shape – which columns
-// it has – and four bytes a label. It stands beside the writer's head, which
-// keeps its series so, and package chunk, which writes them without looking at
-// their texts again.
+// it has – and four bytes a label. A [Batch] is the label sets of one request on
+// their way there. It stands below wal, the writer's head and chunk, which keep
+// and write series so, without looking at their texts again.
 //
 // INVARIANT: of one column, equal texts have one code and different texts have
 // different codes; what was added once is never moved or changed, so a [View]
@@ -16,8 +16,6 @@ package symbols
 
 import (
 	"encoding/binary"
-
-	"github.com/prometheus/prometheus/model/labels"
 
 	"cardinalsin/series"
 )
@@ -32,19 +30,25 @@ type Table struct {
 	blocks  [][]int32 // codes of sets; a set never crosses a block
 	bytes   int64
 
-	// The shape of the set before, which the next has most of the time, and
-	// the codes of the set that is being added.
+	// The batch that Bind has named, and where its labels are here.
+	batch *Batch
+	found []entry
+	// The shape of the set that was added last, which the next has most of
+	// the time, and scratch for its columns.
 	last    int32
-	codes   []int32
 	scratch []int32
+}
+
+// entry is where a label of the bound batch is in the table.
+type entry struct {
+	column int32 // one more, so that zero is not looked up yet
+	code   int32
 }
 
 // column is one label name and its values.
 type column struct {
 	name   string
 	values Dictionary
-	// The value that came last: neighbours share most of theirs.
-	last int32
 }
 
 // Set is a label set of a table.
@@ -75,41 +79,74 @@ func (t *Table) Names() []string {
 	return names
 }
 
-// MostBytes bounds what Add of a label set adds to Bytes, of which so many
-// labels, with so many bytes of text, may be new to the table.
-func MostBytes(labels, fresh, freshText int) int64 {
-	n := int64(labels) * codeBytes
-	if fresh > 0 {
-		n += int64(labels)*8 + shapeBytes + int64(fresh)*(columnBytes+entryBytes) + int64(freshText)
+// Bind names the batch that Equal and Add speak of from here on; nil lets go of
+// the last one.
+func (t *Table) Bind(b *Batch) {
+	t.batch = b
+	if b == nil {
+		return
 	}
-	return n
+	clear(t.found)
+	if n := len(b.labels); n <= cap(t.found) {
+		t.found = t.found[:n]
+	} else {
+		t.found = make([]entry, n, n+n/4)
+	}
 }
 
-// Add keeps a label set: sorted by name, each name once. It copies all text,
-// and gives equal sets different places: ask Equal first.
-func (t *Table) Add(l series.Labels) Set {
-	shape := []int32(nil)
+// find looks a label of the batch up, which joins the table if need be: then
+// it is of a set that will, too.
+func (t *Table) find(label uint32) entry {
+	e := &t.found[label]
+	if e.column == 0 {
+		l := t.batch.labels[label]
+		i := t.column(t.batch.texts[l.Name])
+		value := t.batch.texts[l.Value]
+		code, fresh := t.columns[i].values.Code(value)
+		if fresh {
+			t.bytes += entryBytes + int64(len(value))
+		}
+		*e = entry{i + 1, code}
+	}
+	return *e
+}
+
+// Equal reports whether a set of the table is the i-th of the batch.
+func (t *Table) Equal(s Set, i int) bool {
+	shape, set := t.shapes[s.shape], t.batch.Set(i)
+	if len(shape) != len(set) {
+		return false
+	}
+	codes := codesOf(t.blocks, s.at, len(shape))
+	for k, label := range set {
+		if e := t.find(label); e.column != shape[k]+1 || e.code != codes[k] {
+			return false
+		}
+	}
+	return true
+}
+
+// Add keeps the i-th set of the batch. It copies all text, and gives equal sets
+// different places: ask Equal first.
+func (t *Table) Add(i int) Set {
+	set := t.batch.Set(i)
+	var shape []int32
 	if len(t.shapes) > 0 {
 		shape = t.shapes[t.last]
 	}
-	t.codes, t.scratch = t.codes[:0], t.scratch[:0]
-	same := true
-	l.Range(func(l labels.Label) {
-		k := len(t.codes)
-		var i int32
-		if k < len(shape) && t.columns[shape[k]].name == l.Name {
-			i = shape[k]
-		} else {
-			same = false
-			i = t.column(l.Name)
-		}
-		t.codes = append(t.codes, t.columns[i].code(t, l.Value))
-		t.scratch = append(t.scratch, i)
-	})
-	if !same || len(t.codes) != len(shape) || len(t.shapes) == 0 {
+	same := len(t.shapes) > 0 && len(shape) == len(set)
+	codes, at := t.room(len(set))
+	t.scratch = t.scratch[:0]
+	for k, label := range set {
+		e := t.find(label)
+		codes[k] = e.code
+		t.scratch = append(t.scratch, e.column-1)
+		same = same && shape[k] == e.column-1
+	}
+	if !same {
 		t.last = t.shapeOf(t.scratch)
 	}
-	return Set{t.last, t.keep(t.codes)}
+	return Set{t.last, at}
 }
 
 // column returns the column of a name, a new one if need be.
@@ -122,22 +159,10 @@ func (t *Table) column(name string) int32 {
 	}
 	name = string(append([]byte(nil), name...))
 	i := int32(len(t.columns))
-	t.columns = append(t.columns, column{name: name, last: -1})
+	t.columns = append(t.columns, column{name: name})
 	t.byName[name] = i
 	t.bytes += columnBytes + int64(len(name))
 	return i
-}
-
-func (c *column) code(t *Table, value string) int32 {
-	if c.last >= 0 && string(c.values.Text(c.last)) == value {
-		return c.last
-	}
-	code, fresh := c.values.Code(value)
-	if fresh {
-		t.bytes += entryBytes + int64(len(value))
-	}
-	c.last = code
-	return code
 }
 
 func (t *Table) shapeOf(columns []int32) int32 {
@@ -158,41 +183,21 @@ func (t *Table) shapeOf(columns []int32) int32 {
 	return s
 }
 
-// keep copies the codes of a set to where they stay.
-func (t *Table) keep(codes []int32) uint32 {
+// room makes room for the codes of a set, which stay there.
+func (t *Table) room(codes int) (room []int32, at uint32) {
 	n := len(t.blocks)
-	if n == 0 || cap(t.blocks[n-1])-len(t.blocks[n-1]) < len(codes) {
+	if n == 0 || cap(t.blocks[n-1])-len(t.blocks[n-1]) < codes {
 		if n == maxBlocks {
 			panic("symbols: more label sets than memory") // 16 GiB of codes
 		}
-		t.blocks = append(t.blocks, make([]int32, 0, max(blockCodes, len(codes))))
+		t.blocks = append(t.blocks, make([]int32, 0, max(blockCodes, codes)))
 		n++
 	}
 	b := &t.blocks[n-1]
-	at := uint32(n-1)*blockCodes + uint32(len(*b))
-	*b = append(*b, codes...)
-	t.bytes += codeBytes * int64(len(codes))
-	return at
-}
-
-// Equal reports whether a set is that of the labels.
-func (t *Table) Equal(s Set, l series.Labels) bool {
-	shape := t.shapes[s.shape]
-	codes := codesOf(t.blocks, s.at, len(shape))
-	k, equal := 0, true
-	l.Range(func(l labels.Label) {
-		if !equal {
-			return
-		}
-		if k == len(shape) {
-			equal = false
-			return
-		}
-		c := &t.columns[shape[k]]
-		equal = c.name == l.Name && string(c.values.Text(codes[k])) == l.Value
-		k++
-	})
-	return equal && k == len(shape)
+	from := len(*b)
+	*b = (*b)[:from+codes]
+	t.bytes += codeBytes * int64(codes)
+	return (*b)[from:], uint32(n-1)*blockCodes + uint32(from)
 }
 
 // NameCode is the code of a set's metric name among the values of __name__;

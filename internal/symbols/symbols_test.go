@@ -56,19 +56,25 @@ func TestDictionary(t *testing.T) {
 }
 
 // draw makes a label set of few names and values, so that shapes and values
-// come again; some sets have more labels than a block has room for the rest.
+// come again.
 func draw(rt *rapid.T) series.Labels {
 	b := labels.NewBuilder(labels.EmptyLabels())
 	b.Set(series.MetricName, rapid.SampledFrom([]string{"a", "b", "a long name"}).Draw(rt, "metric"))
 	for range rapid.IntRange(0, 5).Draw(rt, "labels") {
 		b.Set(rapid.SampledFrom([]string{"A", "b", "c", "zone", "ü"}).Draw(rt, "name"), rapid.StringN(1, 2, -1).Draw(rt, "value"))
 	}
-	if rapid.IntRange(0, 500).Draw(rt, "wide") == 500 {
-		for i := range rapid.SampledFrom([]int{100, blockCodes / 2, blockCodes + 1}).Draw(rt, "width") {
-			b.Set(fmt.Sprintf("wide_%d", i), "x")
-		}
-	}
 	return b.Labels()
+}
+
+// add keeps a label set by a batch of its own.
+func add(t testing.TB, table *Table, l series.Labels) Set {
+	var b Batch
+	if _, err := b.Add(l); err != nil {
+		t.Fatal(err)
+	}
+	table.Bind(&b)
+	defer table.Bind(nil)
+	return table.Add(0)
 }
 
 // TestTable: what was added is told from anything else, by the table and by
@@ -88,25 +94,36 @@ func TestTable(t *testing.T) {
 		}
 		var views []*View
 		var counts []int
-		for range rapid.IntRange(1, 30).Draw(rt, "sets") {
-			l := draw(rt)
-			for i := range all {
-				if table.Equal(sets[i], l) != labels.Equal(all[i], l) {
-					rt.Fatalf("Equal(%.200s, %.200s)", all[i], l)
+		var batch Batch
+		for range rapid.IntRange(1, 9).Draw(rt, "batches") {
+			batch.Reset()
+			in := make([]series.Labels, rapid.IntRange(1, 6).Draw(rt, "sets"))
+			for i := range in {
+				in[i] = draw(rt)
+				if _, err := batch.Add(in[i]); err != nil {
+					rt.Fatal(err)
 				}
 			}
 			before := table.Bytes()
-			text := 0
-			l.Range(func(l labels.Label) { text += len(l.Name) + len(l.Value) })
-			sets, all = append(sets, table.Add(l)), append(all, l)
-			if grown, most := table.Bytes()-before, MostBytes(l.Len(), l.Len(), text); grown > most || grown <= 0 {
+			table.Bind(&batch)
+			for i, l := range in {
+				known := false
+				for j := range all {
+					if table.Equal(sets[j], i) != labels.Equal(all[j], l) {
+						rt.Fatalf("Equal(%.200s, %.200s)", all[j], l)
+					}
+					known = known || labels.Equal(all[j], l)
+				}
+				if !known || rapid.IntRange(0, 3).Draw(rt, "again") == 0 {
+					sets, all = append(sets, table.Add(i)), append(all, l)
+				}
+			}
+			table.Bind(nil)
+			if grown, most := table.Bytes()-before, batch.MostBytes(); grown > most || grown < 0 {
 				rt.Fatalf("%d bytes more, at most %d", grown, most)
 			}
-			if rapid.Bool().Draw(rt, "view") {
-				views, counts = append(views, table.View()), append(counts, len(all))
-			}
+			views, counts = append(views, table.View()), append(counts, len(all))
 		}
-		views, counts = append(views, table.View()), append(counts, len(all))
 		for i, v := range views {
 			check(v, counts[i])
 		}
@@ -136,12 +153,35 @@ func TestTableCopies(t *testing.T) {
 		buf.Add(series.MetricName, "up")
 		buf.Add(fmt.Sprint("label", i), fmt.Sprint(i))
 		buf.Overwrite(&l) // the same memory every time, as a decoder does
-		sets = append(sets, table.Add(l))
+		sets = append(sets, add(t, &table, l))
 	}
 	var b labels.ScratchBuilder
 	for i, s := range sets {
 		if got := table.View().Labels(s, &b).Get(fmt.Sprint("label", i)); got != fmt.Sprint(i) {
 			t.Errorf("series %d has label %q", i, got)
+		}
+	}
+}
+
+// TestBlocks: no set crosses a block of codes, and one that is larger has one of
+// its own.
+func TestBlocks(t *testing.T) {
+	var table Table
+	var all []series.Labels
+	var sets []Set
+	for _, width := range []int{1, blockCodes - 1, 1, blockCodes, 2, blockCodes + 1, blockCodes / 2, blockCodes / 2, 1} {
+		b := labels.NewScratchBuilder(width)
+		b.Add(series.MetricName, fmt.Sprint(len(all)))
+		for i := range width - 1 {
+			b.Add(fmt.Sprintf("l%06d", i), fmt.Sprint(i%7))
+		}
+		all = append(all, b.Labels())
+		sets = append(sets, add(t, &table, all[len(all)-1]))
+	}
+	var b labels.ScratchBuilder
+	for i, s := range sets {
+		if !labels.Equal(table.View().Labels(s, &b), all[i]) {
+			t.Errorf("set %d of %d labels is another one", i, all[i].Len())
 		}
 	}
 }
