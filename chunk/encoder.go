@@ -221,13 +221,9 @@ func (e *Encoder) write(samples []series.Sample) error {
 				}
 			}
 		}
-		var err error
-		if e.current.view == nil {
-			err = e.pend(rest[:n])
-		} else {
-			err = e.pendSet(rest[:n])
-		}
-		if err != nil {
+		if e.current.view != nil {
+			e.pendSet(rest[:n])
+		} else if err := e.pend(rest[:n]); err != nil {
 			return err
 		}
 		rest = rest[n:]

@@ -70,6 +70,7 @@ type fileWriter struct {
 	zstd    *zstd.Encoder
 
 	data   []byte       // the file so far
+	before int          // bytes of the file before
 	groups thriftWriter // RowGroup structs so far
 	count  int          // of row groups
 	rows   int64
@@ -144,8 +145,12 @@ func newCompressor(level zstd.EncoderLevel, atOnce int) *zstd.Encoder {
 	return e
 }
 
+// maxGuess bounds what is set aside for a file that may be small.
+const maxGuess = 32 << 20
+
 // forget drops what is of one file; the scratch stays.
 func (f *fileWriter) forget() {
+	f.before = len(f.data)
 	f.data, f.labels = nil, nil
 	f.columns, f.sums, f.groups.buf = f.columns[:0], f.sums[:0], f.groups.buf[:0]
 	f.count, f.rows = 0, 0
@@ -154,7 +159,9 @@ func (f *fileWriter) forget() {
 // start begins a file; f is new, or has forgotten the one before.
 func (f *fileWriter) start(opts Options, has fileColumns, labelColumns []*labelColumn, deltaIDs bool) {
 	f.opts, f.has, f.labels, f.delta, f.zstd = opts, has, labelColumns, deltaIDs, compressor(opts.Level)
-	f.data = append(f.data, parquetMagic...)
+	// Files that follow each other are about as large; to grow one by copying
+	// costs as much as a third of its encoding.
+	f.data = append(make([]byte, 0, min(f.before+f.before/8, maxGuess)), parquetMagic...)
 	leaf := func(path string, kind int32, maxDef, maxRep int16) {
 		f.columns = append(f.columns, leafColumn{strings.Split(path, "."), kind, maxDef, maxRep})
 	}

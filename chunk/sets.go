@@ -2,7 +2,6 @@ package chunk
 
 import (
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -29,8 +28,8 @@ type setEntry struct {
 }
 
 // AddSet is [Encoder.Add] of a set of a view, the same view each time; it
-// costs next to nothing for a value that the row group has already. The ID is
-// taken as it is.
+// costs next to nothing for a value that the row group has already. ID and text
+// are taken as they are: a table holds only what may be stored.
 func (e *Encoder) AddSet(v *symbols.View, set symbols.Set, id series.ID, samples []series.Sample) error {
 	if e.err == nil && len(samples) > 0 {
 		e.err = e.addSet(v, set, id, samples)
@@ -67,35 +66,24 @@ func (e *Encoder) shapeOf(shape int32) ([]setEntry, error) {
 	if found := e.sets.shapes[shape]; found != nil {
 		return found, nil
 	}
-	named := false
 	var entries []setEntry
 	for _, source := range e.sets.view.ColumnsOf(shape) {
 		label := e.sets.view.Name(source)
-		entry := setEntry{source: source, name: label == series.MetricName}
-		if !entry.name {
-			if label == "" || !utf8.ValidString(label) {
-				return nil, fmt.Errorf("%w: %w: name %q", ErrInvalidInput, series.ErrInvalidLabel, label)
-			}
-			entry.column = e.byLabel[label]
-			if entry.column == nil && !e.overflow[label] {
-				return nil, fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, label)
-			}
+		entry := setEntry{source: source, name: label == series.MetricName, column: e.byLabel[label]}
+		if !entry.name && entry.column == nil && !e.overflow[label] {
+			return nil, fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, label)
 		}
 		if c := entry.column; c != nil && len(c.fileCodes) == 0 {
 			c.fileCodes = append(c.fileCodes, make([]int32, e.sets.view.Values(source))...)
 		}
-		named = named || entry.name
 		entries = append(entries, entry)
-	}
-	if !named {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidInput, series.ErrNoMetricName)
 	}
 	e.sets.shapes[shape] = entries
 	return entries, nil
 }
 
 // pendSet adds rows of the current set to the pending row group.
-func (e *Encoder) pendSet(samples []series.Sample) error {
+func (e *Encoder) pendSet(samples []series.Sample) {
 	v := e.current.view
 	seg := segment{name: e.current.name, id: e.current.id, rows: int32(len(samples))}
 	at := int32(len(e.pending))
@@ -105,9 +93,6 @@ func (e *Encoder) pendSet(samples []series.Sample) error {
 		if c == nil {
 			if !shape[k].name {
 				l := labels.Label{Name: v.Name(shape[k].source), Value: string(v.Text(shape[k].source, codes[k]))}
-				if l.Value == "" || !utf8.ValidString(l.Value) {
-					return badValue(l.Name, l.Value)
-				}
 				seg.overflow = append(seg.overflow, l)
 				e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
 			}
@@ -116,9 +101,6 @@ func (e *Encoder) pendSet(samples []series.Sample) error {
 		code := c.fileCodes[codes[k]] - 1
 		if code < 0 {
 			text := v.Text(shape[k].source, codes[k])
-			if len(text) == 0 || !utf8.Valid(text) {
-				return badValue(c.label, string(text))
-			}
 			code = c.dict.Append(text)
 			c.fileCodes[codes[k]] = code + 1
 			c.used = append(c.used, codes[k])
@@ -128,5 +110,4 @@ func (e *Encoder) pendSet(samples []series.Sample) error {
 		c.summary.rows += int64(len(samples))
 	}
 	e.pendRows(seg, samples)
-	return nil
 }

@@ -31,13 +31,13 @@ type head struct {
 	last  wal.Sequence // of the last record; 0 while empty
 	since time.Time    // local clock when the first record came
 
-	byID    map[series.ID]seriesRef // newest series with that ID; memSeries.next leads on
-	blocks  [][]memSeries           // of blockSeries slots each, which never move
-	firsts  []sample                // room for the first sample of each series in the last block
-	count   int                     // series
-	sets    symbols.Table           // of their labels
-	metrics [][]idRef               // the series of each metric, by its code in sets, as they came
-	nanos   bool                    // a sample has some
+	byID    idIndex       // newest series with an ID; memSeries.next leads on
+	blocks  [][]memSeries // of blockSeries slots each, which never move
+	firsts  []sample      // room for the first sample of each series in the last block
+	count   int           // series
+	sets    symbols.Table // of their labels
+	metrics [][]idRef     // the series of each metric, by its code in sets, as they came
+	nanos   bool          // a sample has some
 	extras  extras
 	rows    []uint64         // by record: samples in it and all before it
 	span    series.TimeRange // of all samples
@@ -99,17 +99,14 @@ const (
 	sampleBytes  = int64(unsafe.Sizeof(sample{}))
 	startedBytes = 2 * int64(unsafe.Sizeof(started{})) // slices grow to at most twice
 	// seriesBytes is what a series takes beside its label set and samples: the
-	// struct; its entry in byID, 17 bytes in a table that is between 7/16 and
-	// 7/8 full; and its entry in metrics, a slice that doubles.
-	seriesBytes    = int64(unsafe.Sizeof(memSeries{})) + 26 + 24
+	// struct; its entry in byID, 8 bytes in a table that is at least 3/8 full;
+	// and its entry in metrics, a slice that doubles.
+	seriesBytes    = int64(unsafe.Sizeof(memSeries{})) + 22 + 24
 	histogramBytes = int64(unsafe.Sizeof([]byte(nil)))
 )
 
 func newHead() *head {
-	return &head{
-		byID: map[series.ID]seriesRef{},
-		span: series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64},
-	}
+	return &head{span: series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64}}
 }
 
 // insert adds a validated batch; sets are the label sets of its series.
@@ -159,15 +156,15 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch, now
 // find returns the i-th series of the bound batch, which it adds if need be. It
 // looks at guess first, if that is one: clients send their series in the same order
 // every time, so the one that came next the last time is nearly always the
-// next, and the map, a cache miss or two of its own, need not be asked.
+// next, and byID, a cache miss of its own, need not be asked.
 func (h *head) find(i int, id series.ID, guess seriesRef) seriesRef {
 	if guess != 0 && int(guess) <= h.count {
 		if s := at(h.blocks, guess); s.id == id && h.sets.Equal(s.set, i) {
 			return guess
 		}
 	}
-	chain := h.byID[id]
-	for r := chain; r != 0; {
+	chain, tag := h.byID.slot(id, h.blocks)
+	for r := chain.ref; r != 0; {
 		s := at(h.blocks, r)
 		if h.sets.Equal(s.set, i) {
 			return r
@@ -182,10 +179,10 @@ func (h *head) find(i int, id series.ID, guess seriesRef) seriesRef {
 	block := &h.blocks[len(h.blocks)-1]
 	set := h.sets.Add(i)
 	// Most series get one sample between two flushes: no allocation for it.
-	*block = append(*block, memSeries{set: set, id: id, next: chain, samples: h.firsts[slot : slot : slot+1]})
+	*block = append(*block, memSeries{set: set, id: id, next: chain.ref, samples: h.firsts[slot : slot : slot+1]})
 	h.count++
 	ref := seriesRef(h.count)
-	h.byID[id] = ref
+	h.byID.put(chain, tag, ref)
 
 	metric := int(h.sets.NameCode(set))
 	for metric >= len(h.metrics) {
