@@ -125,6 +125,7 @@ func rowsOf(ctx context.Context, url string) (int64, error) {
 type side struct {
 	name  string
 	start starter
+	in    rounds // nil: what all others get
 }
 
 // compare measures the servers in turns and returns of each the run with the
@@ -133,7 +134,11 @@ func (b *bench) compare(ctx context.Context, in rounds, l load, sides ...side) (
 	all := make([][]*outcome, len(sides))
 	for range b.repeat {
 		for i, s := range sides {
-			out, err := b.measure(ctx, s.start, in, l)
+			load := in
+			if s.in != nil {
+				load = s.in
+			}
+			out, err := b.measure(ctx, s.start, load, l)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -163,7 +168,7 @@ func (b *bench) roundsFor(series int) int {
 
 func (b *bench) always(ctx context.Context) error {
 	in, l := b.standard()
-	got, err := b.compare(ctx, in, l, side{"ours, always", b.startOurs()}, side{"prometheus", b.startPrometheus})
+	got, err := b.compare(ctx, in, l, side{"ours, always", b.startOurs(), nil}, side{"prometheus", b.startPrometheus, nil})
 	if err != nil {
 		return err
 	}
@@ -177,7 +182,7 @@ func (b *bench) always(ctx context.Context) error {
 
 func (b *bench) interval(ctx context.Context) error {
 	in, l := b.standard()
-	got, err := b.compare(ctx, in, l, side{"ours, interval", b.startOurs("--wal-sync", "interval=100ms")}, side{"victoriametrics", b.startVictoria})
+	got, err := b.compare(ctx, in, l, side{"ours, interval", b.startOurs("--wal-sync", "interval=100ms"), nil}, side{"victoriametrics", b.startVictoria, nil})
 	if err != nil {
 		return err
 	}
@@ -202,17 +207,17 @@ func (b *bench) churn(ctx context.Context) error {
 	const percent = 10
 	w := workload{series: b.series, perPost: b.perPost, rounds: b.roundsFor(b.series)}
 	l := load{clients: b.clients, warm: 1, limit: b.seconds}
-	sides := []side{{"ours, always", b.startOurs()}, {"prometheus", b.startPrometheus}}
-	steady, err := b.compare(ctx, b.requests(w), l, sides...)
-	if err != nil {
-		return err
-	}
+	steady := b.requests(w)
 	w.churn = percent
-	churned, err := b.compare(ctx, b.requests(w), l, sides...)
+	churned := b.requests(w)
+	// In turns, so that what else the machine does comes to all of them.
+	got, err := b.compare(ctx, steady, l,
+		side{"ours, steady", b.startOurs(), nil}, side{"ours, churn", b.startOurs(), churned},
+		side{"prometheus, steady", b.startPrometheus, nil}, side{"prometheus, churn", b.startPrometheus, churned})
 	if err != nil {
 		return err
 	}
-	kept := func(i int) float64 { return churned[i].rate() / steady[i].rate() }
+	kept := func(i int) float64 { return got[2*i+1].rate() / got[2*i].rate() }
 	b.Line("churn", fmt.Sprintf("%.2f", kept(0)), fmt.Sprintf("%.2f", kept(1)), kept(0)/kept(1))
 	b.Note("of the rate without churn, when %d %% of the series are others in each round", percent)
 	b.Target("churn costs at most a tenth of the rate", kept(0) >= 0.9)
