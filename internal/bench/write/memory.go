@@ -23,7 +23,7 @@ func (b *bench) memory(ctx context.Context) error {
 	const million = 1_000_000
 	const rounds = 3
 	in := b.requests(workload{series: million, perPost: b.perPost, rounds: rounds})
-	sides := []side{{"ours, always", b.startOurs()}, {"prometheus", b.startPrometheus}, {"victoriametrics", b.startVictoria}}
+	sides := []side{{"ours, always", b.startOurs(), nil}, {"prometheus", b.startPrometheus, nil}, {"victoriametrics", b.startVictoria, nil}}
 	got := make([]*outcome, len(sides))
 	for i, s := range sides {
 		out, err := b.measure(ctx, s.start, in, load{clients: b.clients, warm: 1, limit: time.Hour})
