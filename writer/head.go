@@ -140,6 +140,9 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch, now
 			guess = ref + 1
 		}
 		room := cap(s.samples)
+		if need := len(s.samples) + len(b[i].Samples); need > room {
+			s.samples = append(make([]sample, 0, roomFor(need)), s.samples...)
+		}
 		for j := range b[i].Samples {
 			in := &b[i].Samples[j]
 			s.samples = append(s.samples, h.compact(in, record))
@@ -151,6 +154,15 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch, now
 	h.rows = append(h.rows, total)
 	h.bytes += int64(unsafe.Sizeof(total)) + h.sets.Bytes() - held
 	h.last = seq
+}
+
+// roomFor is the room that a series gets for n samples. A series that comes and
+// goes has some ten: to double each time would leave a third of it empty.
+func roomFor(n int) int {
+	if n <= 16 {
+		return (n + 3) / 4 * 4
+	}
+	return (n + n/2 + 7) / 8 * 8
 }
 
 // find returns the i-th series of the bound batch, which it adds if need be. It
