@@ -38,6 +38,9 @@ type Series struct {
 	// ID is series.IDOf(Labels).
 	ID      series.ID
 	Samples []series.Sample
+	// Floats, where it is not empty, stands in place of Samples. Only readers
+	// that ask for it are given it.
+	Floats Floats
 }
 
 // Compare orders two series as [series.Compare] does.
@@ -109,7 +112,7 @@ func Sources(sources ...Source) iter.Seq2[Series, error] {
 				yield(Series{}, err)
 				return
 			}
-			if len(s.Samples) > 0 && !yield(s, nil) {
+			if len(s.Samples)+len(s.Floats.Times) > 0 && !yield(s, nil) {
 				return
 			}
 		}
@@ -144,6 +147,9 @@ func (c *cursor) advance() (ok bool, err error) {
 		if s.Samples[i].Compare(s.Samples[i-1]) < 0 {
 			return false, fmt.Errorf("%w: sample %d of series %s", ErrUnsorted, i, s.Labels)
 		}
+	}
+	if err := s.Floats.check(s.Labels); err != nil {
+		return false, err
 	}
 	c.current, c.name, c.started = s, name, true
 	return true, nil
@@ -181,15 +187,21 @@ func (m *merger) take() (Series, error) {
 	for len(m.cursors) > 0 && compare(m.cursors[0].name, &m.cursors[0].current, name, &out) == 0 {
 		m.same = append(m.same, heap.Pop(m).(*cursor))
 	}
-	if len(m.same) > 1 || !strictlyAscending(out.Samples) {
+	if len(m.same) == 1 && strictlyAscending(out.Samples) {
+		// As it is: floats always ascend strictly.
+	} else if floats, ok := chained(m.same); ok {
+		out.Samples, out.Floats = nil, floats
+	} else {
 		// The heap gives them in any order; position decides equal ranks.
 		slices.SortFunc(m.same, func(a, b *cursor) int { return cmp.Compare(a.position, b.position) })
 		n := 0
 		m.runs = m.runs[:0]
 		for _, c := range m.same {
-			m.runs = append(m.runs, Run{Rank: c.rank, Samples: c.current.Samples})
-			n += len(c.current.Samples)
+			samples := c.current.samples()
+			m.runs = append(m.runs, Run{Rank: c.rank, Samples: samples})
+			n += len(samples)
 		}
+		out.Floats = Floats{}
 		out.Samples = Samples(make([]series.Sample, 0, n), m.runs...)
 	}
 	for _, c := range m.same {

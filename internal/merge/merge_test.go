@@ -64,6 +64,22 @@ func TestSamples(t *testing.T) {
 	})
 }
 
+// asFloats returns the same series with its samples as floats, if they can be.
+func asFloats(s Series) Series {
+	if !strictlyAscending(s.Samples) {
+		return s
+	}
+	var f Floats
+	for _, p := range s.Samples {
+		if p.Nanos != 0 {
+			return s
+		}
+		f.Times, f.Values = append(f.Times, p.Time), append(f.Values, p.Value)
+	}
+	s.Samples, s.Floats = nil, f
+	return s
+}
+
 func collect(seq iter.Seq2[Series, error]) ([]Series, error) {
 	var out []Series
 	for s, err := range seq {
@@ -110,7 +126,13 @@ func TestSourcesEqualsModel(t *testing.T) {
 				slices.SortStableFunc(s.Samples, series.Sample.Compare)
 				held[i] = append(held[i], s)
 			}
-			sources[i].Series = Slice(held[i])
+			given := slices.Clone(held[i])
+			for j := range given {
+				if rapid.Bool().Draw(rt, "floats") {
+					given[j] = asFloats(given[j])
+				}
+			}
+			sources[i].Series = Slice(given)
 		}
 		weakestFirst := make([]int, n)
 		for i := range weakestFirst {
@@ -134,6 +156,10 @@ func TestSourcesEqualsModel(t *testing.T) {
 			if i > 0 && out[i-1].Compare(&s) >= 0 {
 				rt.Fatalf("series %s not after %s", s.Labels, out[i-1].Labels)
 			}
+			if len(s.Samples) > 0 && len(s.Floats.Times) > 0 {
+				rt.Fatalf("%s has samples of both forms", s.Labels)
+			}
+			s.Samples = s.samples()
 			if !strictlyAscending(s.Samples) {
 				rt.Fatalf("samples of %s not ascending: %v", s.Labels, s.Samples)
 			}
@@ -168,6 +194,9 @@ func TestSourcesErrors(t *testing.T) {
 		{"error later", failing(mk("a", at(1, 1)), mk("b", at(1, 1))), boom},
 		{"series twice", Slice([]Series{mk("a", at(1, 1)), mk("a", at(2, 1))}), ErrUnsorted},
 		{"series descending", Slice([]Series{mk("b", at(1, 1)), mk("a", at(2, 1))}), ErrUnsorted},
+		{"floats descending", Slice([]Series{{Labels: mk("a").Labels, ID: mk("a").ID, Floats: Floats{[]series.Timestamp{2, 1}, []float64{1, 1}}}}), ErrUnsorted},
+		{"floats twice", Slice([]Series{{Labels: mk("a").Labels, ID: mk("a").ID, Floats: Floats{[]series.Timestamp{2, 2}, []float64{1, 1}}}}), ErrUnsorted},
+		{"floats of two lengths", Slice([]Series{{Labels: mk("a").Labels, ID: mk("a").ID, Floats: Floats{[]series.Timestamp{2}, []float64{1, 1}}}}), ErrUnsorted},
 		{"samples descending", Slice([]Series{mk("a", at(2, 1), at(1, 1))}), ErrUnsorted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
