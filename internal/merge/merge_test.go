@@ -262,3 +262,35 @@ func BenchmarkSources(b *testing.B) {
 		})
 	}
 }
+
+// TestSourcesFloats: floats stay floats where sources do not overlap.
+func TestSourcesFloats(t *testing.T) {
+	weak, strong := Rank{Order: 1}, Rank{Order: 2}
+	f := func(samples ...series.Sample) Series { return asFloats(mk("a", samples...)) }
+	for _, tc := range []struct {
+		name         string
+		weak, strong Series
+		floats       bool
+		want         []series.Sample
+	}{
+		{"apart", f(at(1, 1), at(2, 2)), f(at(3, 3)), true, []series.Sample{at(1, 1), at(2, 2), at(3, 3)}},
+		{"apart, later first", f(at(3, 3)), f(at(1, 1), at(2, 2)), true, []series.Sample{at(1, 1), at(2, 2), at(3, 3)}},
+		{"one is empty", f(at(3, 3)), f(), true, []series.Sample{at(3, 3)}},
+		{"meet", f(at(1, 1), at(2, 2)), f(at(2, 9), at(3, 3)), false, []series.Sample{at(1, 1), at(2, 9), at(3, 3)}},
+		{"in between", f(at(1, 1), at(3, 3)), f(at(2, 2)), false, []series.Sample{at(1, 1), at(2, 2), at(3, 3)}},
+		{"beside samples", f(at(1, 1)), mk("a", at(2, 2)), false, []series.Sample{at(1, 1), at(2, 2)}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, err := collect(Sources(Source{Rank: weak, Series: Slice([]Series{tc.weak})}, Source{Rank: strong, Series: Slice([]Series{tc.strong})}))
+			if err != nil || len(out) != 1 {
+				t.Fatalf("%d series, %v", len(out), err)
+			}
+			if got := len(out[0].Floats.Times) > 0; got != tc.floats {
+				t.Errorf("floats %v, want %v", got, tc.floats)
+			}
+			if diff := cmp.Diff(tc.want, out[0].samples()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
