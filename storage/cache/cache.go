@@ -71,6 +71,9 @@ var (
 	// ErrSizeMismatch: the object does not have the size that the caller
 	// knows it by.
 	ErrSizeMismatch = errors.New("object has another size")
+	// ErrDamaged: a file of the cache is not what it was. Callers never see
+	// it, but for Events.
+	ErrDamaged = errors.New("cached file is damaged")
 	// ErrInUse: another process has the directory open.
 	ErrInUse = errors.New("cache directory is in use")
 )
@@ -91,6 +94,7 @@ type Cache struct {
 	fills    sync.WaitGroup
 	ranges   *ranges
 	stop     context.CancelFunc // ends the requests for ranges
+	events   Events
 
 	// mu guards all below, and the fields of entries that say so.
 	mu      sync.Mutex
@@ -140,6 +144,35 @@ type Options struct {
 	// FileBytes bounds whole files, RangeBytes the ranges on disk, MemoryBytes
 	// those in memory.
 	FileBytes, RangeBytes, MemoryBytes int64
+	Events                             Events
+}
+
+// Events tell what a cache does by itself. Fields may be nil; they are called
+// concurrently, and must neither block nor call the cache.
+type Events struct {
+	// Damaged hears of each file or piece that was not what had been written,
+	// and was thrown away; what is wanted of it is fetched again.
+	Damaged func(Damage)
+}
+
+// Damage is what was found to be wrong on disk.
+type Damage struct {
+	Path string // of the file
+	Key  string // of the object; empty where only its hash is known
+	Span        // of the object, that is lost
+	Err  error  // what is wrong; wraps ErrDamaged
+}
+
+// damaged reports damage. No lock is held.
+func (e *Events) damaged(path, key string, at Span, cause error) {
+	if e.Damaged == nil {
+		return
+	}
+	err := fmt.Errorf("%w: a wrong sum", ErrDamaged)
+	if cause != nil {
+		err = fmt.Errorf("%w: %w", ErrDamaged, cause)
+	}
+	e.Damaged(Damage{Path: path, Key: key, Span: at, Err: err})
 }
 
 // New opens a cache with what an earlier process left in its directory, as far
@@ -147,11 +180,12 @@ type Options struct {
 func New(o Options) (*Cache, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	r := newRanges(ctx, o.Dir, o.MemoryBytes, o.RangeBytes)
+	r.events = o.Events
 	if o.Dir == "" {
 		r.disk.max = 0
 		return &Cache{ranges: r, stop: stop, entries: map[entryID]*entry{}}, nil
 	}
-	c, err := openFiles(o.Dir, o.FileBytes)
+	c, err := openFiles(o.Dir, o.FileBytes, o.Events)
 	if err != nil {
 		stop()
 		return nil, err
@@ -168,7 +202,7 @@ func Open(dir string, maxBytes int64) (*Cache, error) {
 	return New(Options{Dir: dir, FileBytes: maxBytes})
 }
 
-func openFiles(dir string, maxBytes int64) (*Cache, error) {
+func openFiles(dir string, maxBytes int64, events Events) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
@@ -182,7 +216,7 @@ func openFiles(dir string, maxBytes int64) (*Cache, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("open cache: %w", err), lock.Close())
 	}
-	c := &Cache{dir: dir, maxBytes: maxBytes, lock: lock, entries: map[entryID]*entry{}}
+	c := &Cache{dir: dir, maxBytes: maxBytes, lock: lock, entries: map[entryID]*entry{}, events: events}
 	if err := c.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open cache: %w", err), lock.Close())
 	}
@@ -224,6 +258,7 @@ func (c *Cache) load() error {
 			if err := os.Remove(name); err != nil {
 				return err
 			}
+			c.events.damaged(name, "", Span{0, size}, fmt.Errorf("%w: %d bytes", ErrSizeMismatch, info.Size()))
 			continue
 		}
 		e := &entry{id: entryID{parts[1], size}, path: name, hash: parts[3], done: make(chan struct{})}
@@ -335,6 +370,7 @@ func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int6
 		}
 		// Someone may have removed or cut the file since.
 		if err := checkFile(e.path, size); err != nil {
+			c.events.damaged(e.path, key, Span{0, size}, err)
 			c.discard(e)
 			c.release(e)
 			continue

@@ -145,6 +145,15 @@ func (r *ranges) load(o *object, p *piece) ([]byte, bool) {
 		err = errors.Join(err, f.Close())
 	}
 	ok := err == nil && xxhash.Sum64(data) == p.sum
+	if key, damaged := r.loaded(o, p, data, ok, err); damaged {
+		r.events.damaged(r.path(o), key, p.Span, err)
+	}
+	return data, ok
+}
+
+// loaded notes what reading a piece came to, and tells of which object one that
+// is damaged was.
+func (r *ranges) loaded(o *object, p *piece, data []byte, ok bool, err error) (key string, damaged bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -155,12 +164,13 @@ func (r *ranges) load(o *object, p *piece) ([]byte, bool) {
 		r.stats.Damaged++
 		if errors.Is(err, fs.ErrNotExist) {
 			r.lose(o)
-			break
+			return o.key, true
 		}
 		p.disk, p.sound = false, false
 		r.disk.add(&o.item, -p.Length-recordBytes)
+		return o.key, true
 	}
-	return data, ok
+	return "", false // it was let go meanwhile
 }
 
 // forget removes an object's file. The caller holds mu, and has taken or takes
@@ -263,8 +273,12 @@ func (r *ranges) complete(ctx context.Context, o *object, s storage.Store, key s
 	whole := true
 	var write, check []*piece
 	r.mu.Lock()
-	if o.file && checkFile(r.path(o), o.id.size) != nil {
-		r.lose(o)
+	var lost error
+	if o.file {
+		if lost = checkFile(r.path(o), o.id.size); lost != nil {
+			r.stats.Damaged++
+			r.lose(o)
+		}
 	}
 	bytes := map[*piece][]byte{}
 	for _, want := range spans {
@@ -288,6 +302,9 @@ func (r *ranges) complete(ctx context.Context, o *object, s storage.Store, key s
 		}
 	}
 	r.mu.Unlock()
+	if lost != nil {
+		r.events.damaged(r.path(o), key, Span{0, o.id.size}, lost)
+	}
 	if len(write) > 0 {
 		if err := r.store(o, write, func(p *piece) []byte { return bytes[p] }); err != nil {
 			return false, err
@@ -355,6 +372,9 @@ func (r *ranges) open() error {
 		if info.Size() != size || len(o.pieces) == 0 || r.objects[o.id] != nil {
 			if err := errors.Join(remove(name+mapSuffix), remove(name)); err != nil {
 				return err
+			}
+			if info.Size() != size {
+				r.events.damaged(name, "", Span{0, size}, fmt.Errorf("%w: %d bytes", ErrSizeMismatch, info.Size()))
 			}
 			continue
 		}

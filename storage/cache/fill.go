@@ -32,6 +32,7 @@ func (c *Cache) fill(ctx context.Context, e *entry, s storage.Store, key string)
 			c.mu.Unlock()
 			return
 		}
+		c.events.damaged(e.path, key, Span{0, e.id.size}, err)
 		if !c.refetch(e) {
 			e.err = fmt.Errorf("damaged file: %w", context.Canceled)
 			return

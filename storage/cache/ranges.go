@@ -39,6 +39,7 @@ const (
 type ranges struct {
 	dir    string // empty: memory only
 	places chan struct{}
+	events Events
 
 	// mu guards all below and the fields of objects and pieces. No I/O is done
 	// under it but the removal of files.
@@ -64,6 +65,7 @@ type RangeStats struct {
 // object is what is known of one object.
 type object struct {
 	id      entryID
+	key     string // empty until it is asked for
 	ext     string
 	pieces  []*piece // ascending, apart from each other
 	flights []*flight
@@ -317,6 +319,7 @@ func (r *ranges) object(key string, size int64) *object {
 		o.item = item{id: id, owner: o}
 		r.objects[id] = o
 	}
+	o.key = key
 	return o
 }
 
@@ -394,7 +397,9 @@ func (r *ranges) start(ctx context.Context, o *object, s storage.Store, key stri
 		r.mu.Lock()
 		f.data, f.err = data, err
 		var pieces []*piece
-		if err == nil {
+		// What came though it was given up is not kept: the object may be gone
+		// since, and another one have its file.
+		if err == nil && slices.Contains(o.flights, f) {
 			r.stats.Fetches++
 			r.stats.FetchedBytes += span.Length
 			pieces = r.keep(o, f)

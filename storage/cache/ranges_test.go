@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"cardinalsin/storage"
 	"cardinalsin/storage/cache"
@@ -368,6 +372,91 @@ func TestDamagedPiece(t *testing.T) {
 	}
 }
 
+// TestDamageIsTold: whatever is wrong with a file of the cache is told once, and
+// what a crash may leave is not.
+func TestDamageIsTold(t *testing.T) {
+	type told struct {
+		Key  string
+		Span cache.Span
+	}
+	for _, tc := range []struct {
+		name   string
+		whole  bool // a whole file, not one of ranges
+		open   bool // while the cache is open
+		damage func(file string)
+		want   []told
+	}{
+		{"a flipped bit", false, false, func(f string) { flip(t, f, 70_000) }, []told{{"b0", cache.Span{Offset: 65536, Length: 34464}}}},
+		{"no file", false, true, func(f string) { remove(t, f) }, []told{{"b0", cache.Span{Length: bigSize}}}},
+		{"a short file", false, true, func(f string) { truncate(t, f, 1000) }, []told{{"b0", cache.Span{Length: bigSize}}}},
+		{"a short file at the start", false, false, func(f string) { truncate(t, f, 1000) }, []told{{"", cache.Span{Length: bigSize}}}},
+		{"a torn map", false, false, func(f string) { truncate(t, f+".map", 40) }, nil},
+		{"nothing", false, false, func(string) {}, nil},
+		{"a flipped bit of a whole file", true, false, func(f string) { flip(t, f, 70_000) }, []told{{"b0", cache.Span{Length: bigSize}}}},
+		{"a whole file is gone", true, true, func(f string) { remove(t, f) }, []told{{"b0", cache.Span{Length: bigSize}}}},
+		{"a whole file is short at the start", true, false, func(f string) { truncate(t, f, 1000) }, []told{{"", cache.Span{Length: bigSize}}}},
+		{"nothing of a whole file", true, false, func(string) {}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, _, all := bigStore(t, 1)
+			var got []told
+			o := cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20, FileBytes: 64 << 20, Events: cache.Events{Damaged: func(d cache.Damage) {
+				if !errors.Is(d.Err, cache.ErrDamaged) || filepath.Dir(d.Path) == "." {
+					t.Errorf("told %+v", d)
+				}
+				got = append(got, told{d.Key, d.Span})
+			}}}
+			c := newCache(t, o)
+			ask := func() string {
+				var path string
+				var release func()
+				var err error
+				if tc.whole {
+					path, release, err = c.File(t.Context(), s, "b0", bigSize)
+				} else {
+					path, release, err = c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{Offset: 0, Length: 100_000}})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				release()
+				have, err := os.ReadFile(path)
+				if err != nil || !bytes.Equal(have[:100_000], all[0][:100_000]) {
+					t.Fatalf("other bytes, %v", err)
+				}
+				return path
+			}
+			file := ask()
+			if !tc.open {
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tc.damage(file)
+			if !tc.open {
+				c = newCache(t, o)
+			}
+			ask()
+			ask()
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func flip(t *testing.T, name string, at int64) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[at] ^= 1
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A full disk costs requests, and only who needs a file hears of it.
 func TestFullDisk(t *testing.T) {
 	s, _, all := bigStore(t, 1)
@@ -412,6 +501,55 @@ func TestSparseNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	release()
+}
+
+// stubborn is a store whose first ranged read answers late, whoever has gone.
+type stubborn struct {
+	storage.Store
+	asked  chan struct{}
+	answer chan struct{}
+	seen   atomic.Bool
+}
+
+func (s *stubborn) GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
+	if !s.seen.Swap(true) {
+		close(s.asked)
+		<-s.answer
+		ctx = context.WithoutCancel(ctx)
+	}
+	return s.Store.GetRange(ctx, key, offset, length)
+}
+
+// What comes after everybody has left does no harm to the file that was made
+// meanwhile.
+func TestLateAnswer(t *testing.T) {
+	inner, _, all := bigStore(t, 1)
+	s := &stubborn{Store: inner, asked: make(chan struct{}), answer: make(chan struct{})}
+	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20})
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := c.ReadRange(ctx, s, "b0", bigSize, 1<<20, 100_000)
+		left <- err
+	}()
+	<-s.asked
+	cancel()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	path, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{Offset: 0, Length: 100_000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	close(s.answer)
+	if err := c.Close(); err != nil { // waits for it
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(have[:100_000], all[0][:100_000]) {
+		t.Errorf("a file in use has other bytes, %v", err)
+	}
 }
 
 func TestRangesOfLocalStore(t *testing.T) {
