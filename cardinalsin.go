@@ -19,6 +19,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"cardinalsin/chunk"
 	"cardinalsin/compactor"
@@ -64,6 +65,8 @@ type Options struct {
 	// CacheMemoryBytes bounds the ranges in memory. Default 64 MiB; negative:
 	// none.
 	CacheMemoryBytes int64
+	// CacheEvents hear of damage to the cache, which the Logger hears of, too.
+	CacheEvents cache.Events
 
 	Log       txlog.Options
 	WAL       wal.Options
@@ -186,8 +189,18 @@ func openCache(opts *Options, store storage.Store) (*cache.Cache, error) {
 	if _, local := storage.LocalPath(store, "x"); local {
 		return nil, nil
 	}
+	logger, also := opts.Logger, opts.CacheEvents.Damaged
+	often := rate.NewLimiter(1, 5) // a bad disk is worth a warning, but not thousands
 	return cache.New(cache.Options{
 		Dir: opts.CacheDir, FileBytes: opts.CacheBytes / 2, RangeBytes: opts.CacheBytes / 2, MemoryBytes: opts.CacheMemoryBytes,
+		Events: cache.Events{Damaged: func(d cache.Damage) {
+			if often.Allow() {
+				logger.Warn("damaged file of the cache; what is needed of it is fetched again", "file", d.Path, "object", d.Key, "offset", d.Offset, "bytes", d.Length, "err", d.Err)
+			}
+			if also != nil {
+				also(d)
+			}
+		}},
 	})
 }
 

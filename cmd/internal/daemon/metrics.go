@@ -14,6 +14,7 @@ import (
 	"cardinalsin"
 	"cardinalsin/compactor"
 	"cardinalsin/ingest"
+	"cardinalsin/storage/cache"
 	"cardinalsin/storage/meter"
 	"cardinalsin/txlog"
 	"cardinalsin/writer"
@@ -34,6 +35,7 @@ type Metrics struct {
 
 	requests   *prometheus.CounterVec
 	bytes      *prometheus.CounterVec
+	damaged    prometheus.Counter
 	commits    *prometheus.CounterVec
 	conflicts  prometheus.Counter
 	commit     prometheus.Histogram
@@ -89,6 +91,7 @@ func NewMetrics() *Metrics {
 		}, []string{"protocol"}),
 		requests:         vec("cardinal_store_calls_total", "Calls on the store by kind and outcome.", "op", "outcome"),
 		bytes:            vec("cardinal_store_bytes_total", "Bytes read from and written to the store.", "op"),
+		damaged:          counter("cardinal_cache_damaged_bytes_total", "Bytes of the cache on disk that were found damaged, and thrown away."),
 		commits:          vec("cardinal_commits_total", "Attempts to commit an entry, by operation and outcome.", "operation", "outcome"),
 		conflicts:        counter("cardinal_commit_conflicts_total", "Versions that others won before an entry of ours."),
 		commit:           histogram("cardinal_commit_duration_seconds", "Time from the first attempt of an entry to its outcome."),
@@ -161,6 +164,7 @@ func (m *Metrics) observeStore(o *cardinalsin.Options) {
 		m.requests.WithLabelValues(string(e.Op), meter.Outcome(e.Err)).Inc()
 		m.bytes.WithLabelValues(string(e.Op)).Add(float64(e.Bytes))
 	}
+	o.CacheEvents.Damaged = func(d cache.Damage) { m.damaged.Add(float64(d.Length)) }
 }
 
 // observe subscribes to the events of a table that is about to be opened.
