@@ -209,7 +209,7 @@ func decodeStreamSplit64(out []uint64, data []byte) error {
 
 // decodeDelta reads len(out) values of DELTA_BINARY_PACKED (Encodings.md,
 // "Delta Encoding"). Arithmetic wraps, as the encoding demands.
-func decodeDelta(out []int64, data []byte) error {
+func decodeDelta[T ~int64](out []T, data []byte) error {
 	bad := func(what string) error { return fmt.Errorf("%w: delta coding: %s", ErrCorrupt, what) }
 	uvarint := func() (uint64, bool) {
 		v, n := binary.Uvarint(data)
@@ -234,7 +234,7 @@ func decodeDelta(out []int64, data []byte) error {
 	}
 	mini := int(blockSize / miniCount)
 	value := int64(first>>1) ^ -int64(first&1)
-	out[0] = value
+	out[0] = T(value)
 	at := 1
 	for at < len(out) {
 		m, ok := uvarint()
@@ -265,11 +265,11 @@ func decodeDelta(out []int64, data []byte) error {
 }
 
 // unpackDeltas writes the running sum of packed deltas and returns the last.
-func unpackDeltas(out []int64, data []byte, width uint, least, value int64) int64 {
+func unpackDeltas[T ~int64](out []T, data []byte, width uint, least, value int64) int64 {
 	if width == 0 {
 		for i := range out {
 			value += least
-			out[i] = value
+			out[i] = T(value)
 		}
 		return value
 	}
@@ -294,7 +294,7 @@ func unpackDeltas(out []int64, data []byte, width uint, least, value int64) int6
 			v |= high << (64 - shift)
 		}
 		value += int64(v&mask) + least
-		out[i] = value
+		out[i] = T(value)
 		bit += int(width)
 	}
 	return value

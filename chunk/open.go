@@ -30,6 +30,9 @@ type File struct {
 	overflow   []string // labels that may be in the map, sorted
 	leaves     []leaf   // columns in the order of the file
 	byName     map[string]int
+
+	floats bool   // samples are given as Floats
+	pages  *Pages // nil: nothing is kept
 }
 
 // leaf is one leaf column of the file's schema.

@@ -145,20 +145,7 @@ func (p *pager) values(row int) ([]uint64, []bool, error) {
 		var dense []uint64
 		return p.optional(page, func(values []byte, present int) error {
 			dense = p.bits[n-present:] // spread to the front below
-			switch page.encoding {
-			case encodingPlain:
-				return decodePlain64(dense, values)
-			case encodingStreamSplit:
-				return decodeStreamSplit64(dense, values)
-			case encodingRLEDict:
-				if p.words == nil {
-					if err := p.wordsDict(); err != nil {
-						return err
-					}
-				}
-				return decodeWords(dense, values, p.words)
-			}
-			return fmt.Errorf("%w: encoding %d for value", ErrCorrupt, page.encoding)
+			return p.doubles(dense, page.encoding, values)
 		}, func(at, k int) error {
 			// at never overtakes dense: n-present nulls lie between at most.
 			copy(p.bits[at:at+k], dense[:k])
@@ -170,6 +157,24 @@ func (p *pager) values(row int) ([]uint64, []bool, error) {
 		return nil, nil, err
 	}
 	return p.bits[row-p.first:], p.null[row-p.first:], nil
+}
+
+// doubles decodes values that are there into out, as bits.
+func (p *pager) doubles(out []uint64, encoding int32, values []byte) error {
+	switch encoding {
+	case encodingPlain:
+		return decodePlain64(out, values)
+	case encodingStreamSplit:
+		return decodeStreamSplit64(out, values)
+	case encodingRLEDict:
+		if p.words == nil {
+			if err := p.wordsDict(); err != nil {
+				return err
+			}
+		}
+		return decodeWords(out, values, p.words)
+	}
+	return fmt.Errorf("%w: encoding %d for value", ErrCorrupt, encoding)
 }
 
 func (p *pager) wordsDict() error {
@@ -195,12 +200,21 @@ func decodeWords(out []uint64, data []byte, dict []uint64) error {
 		return err
 	}
 	for len(out) > 0 {
+		// Codes have one or two whole bytes, mostly.
+		n, err := codes.wholeBytes(out, dict)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			out = out[n:]
+			continue
+		}
 		v, n, err := codes.next(len(out))
 		if err != nil {
 			return err
 		}
 		if v >= uint32(len(dict)) {
-			return fmt.Errorf("%w: code %d in a dictionary of %d values", ErrCorrupt, v, len(dict))
+			return errCode(v, len(dict))
 		}
 		for i := range n {
 			out[i] = dict[v]
@@ -208,6 +222,45 @@ func decodeWords(out []uint64, data []byte, dict []uint64) error {
 		out = out[n:]
 	}
 	return nil
+}
+
+func errCode(v uint32, entries int) error {
+	return fmt.Errorf("%w: code %d in a dictionary of %d values", ErrCorrupt, v, entries)
+}
+
+// wholeBytes reads values of a run that is packed in codes of one or two whole
+// bytes, and returns how many: 0 where the run is another.
+func (h *hybrid) wholeBytes(out, dict []uint64) (n int, err error) {
+	if h.left == 0 {
+		if err := h.header(); err != nil {
+			return 0, err
+		}
+	}
+	if !h.packed || h.width != 8 && h.width != 16 {
+		return 0, nil
+	}
+	n = min(h.left, len(out))
+	out = out[:n]
+	if h.width == 8 {
+		for i, c := range h.group[h.bit/8:][:n] {
+			if int(c) >= len(dict) {
+				return 0, errCode(uint32(c), len(dict))
+			}
+			out[i] = dict[c]
+		}
+	} else {
+		codes := h.group[h.bit/8:][:2*n]
+		for i := range out {
+			c := binary.LittleEndian.Uint16(codes[2*i:])
+			if int(c) >= len(dict) {
+				return 0, errCode(uint32(c), len(dict))
+			}
+			out[i] = dict[c]
+		}
+	}
+	h.left -= n
+	h.bit += n * int(h.width)
+	return n, nil
 }
 
 // nanos returns the nanoseconds of a row, 0 where null.

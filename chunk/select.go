@@ -2,9 +2,9 @@ package chunk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
-	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -40,7 +40,7 @@ func (f *File) Series(ctx context.Context, sel series.Selector, rowGroups []int)
 // again. Rows that the file has not got wrap ErrInvalidInput.
 func (f *File) SelectRuns(ctx context.Context, r series.TimeRange, runs []Run) iter.Seq2[Series, error] {
 	return func(yield func(Series, error) bool) {
-		d := &decoder{file: f, sel: series.Selector{Range: r}, samples: true, known: map[int][]match{}}
+		d := &decoder{file: f, sel: series.Selector{Range: r}, samples: true, known: map[int][]match{}, ready: map[int][]Series{}}
 		groups := []int{}
 		for i := range runs {
 			run := &runs[i]
@@ -94,14 +94,13 @@ func (f *File) scan(ctx context.Context, d *decoder, rowGroups []int) iter.Seq2[
 							return
 						}
 						if c == 0 {
-							if samples && held.Samples[len(held.Samples)-1].Compare(s.Samples[0]) >= 0 {
-								fail(fmt.Errorf("row group %d: %w: samples of %s out of order", g, ErrCorrupt, s.Labels))
-								return
+							if samples {
+								if err := d.join(held, owned, &s); err != nil {
+									fail(fmt.Errorf("row group %d: %w", g, err))
+									return
+								}
+								owned = true
 							}
-							if !owned {
-								held.Samples, owned = slices.Clip(held.Samples), true
-							}
-							held.Samples = append(held.Samples, s.Samples...)
 							continue
 						}
 						if !yield(*held, nil) {
@@ -165,7 +164,19 @@ func (d *decoder) readBatch(ctx context.Context, groups []int) (*blocks, error) 
 	if d.known != nil {
 		var want []span
 		for _, g := range groups {
+			if f.floats {
+				switch kept, err := d.decode(g, nil, d.known[g]); {
+				case err == nil:
+					d.ready[g] = kept
+					continue
+				case !errors.Is(err, errNotKept):
+					return nil, err
+				}
+			}
 			want = append(want, f.spans(&f.groups[g], f.dataColumns())...)
+		}
+		if len(want) == 0 {
+			return &blocks{}, nil
 		}
 		return f.fetch(ctx, want)
 	}
@@ -213,7 +224,8 @@ type decoder struct {
 	file    *File
 	sel     series.Selector
 	samples bool
-	known   map[int][]match // by row group, where they need not be looked for
+	known   map[int][]match  // by row group, where they need not be looked for
+	ready   map[int][]Series // by row group, what needed no reading
 	buf     []byte
 	builder labels.ScratchBuilder
 	pagers  map[string]*pager
@@ -240,6 +252,10 @@ func (d *decoder) matches(g int, read *blocks) (found []match, err error) {
 
 // group returns the matching series of one row group.
 func (d *decoder) group(ctx context.Context, g int, read *blocks) ([]Series, error) {
+	if kept, ok := d.ready[g]; ok {
+		delete(d.ready, g)
+		return kept, nil
+	}
 	rg := &d.file.groups[g]
 	matches, err := d.matches(g, read)
 	if err != nil || len(matches) == 0 {
@@ -254,13 +270,27 @@ func (d *decoder) group(ctx context.Context, g int, read *blocks) ([]Series, err
 	}
 	columns := d.file.dataColumns()
 	if _, ok := read.slice(rg.columns[columns[0]].span); !ok {
+		if d.file.floats {
+			if kept, err := d.decode(g, nil, matches); !errors.Is(err, errNotKept) {
+				return kept, err
+			}
+		}
 		if read, err = d.file.fetch(ctx, d.file.spans(rg, columns)); err != nil {
 			return nil, err
 		}
 	}
-	var out []Series
+	return d.decode(g, read, matches)
+}
+
+// decode returns the samples of the matches; see loadFloats for a call without
+// blocks.
+func (d *decoder) decode(g int, read *blocks, matches []match) (out []Series, err error) {
 	err = guard(func() (err error) {
-		out, err = d.load(rg, read, matches)
+		if d.file.floats {
+			out, err = d.loadFloats(g, read, matches)
+		} else {
+			out, err = d.load(&d.file.groups[g], read, matches)
+		}
 		return err
 	})
 	return out, err
