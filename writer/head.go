@@ -42,6 +42,9 @@ type head struct {
 	rows    []uint64         // by record: samples in it and all before it
 	span    series.TimeRange // of all samples
 	bytes   int64            // estimate of the memory in use
+
+	postings postings // has a lock of its own
+	scan     int      // see scanSeries
 }
 
 // seriesRef is the position of a series in the blocks, from 1; 0 is none.
@@ -106,7 +109,7 @@ const (
 )
 
 func newHead() *head {
-	return &head{span: series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64}}
+	return &head{span: series.TimeRange{Min: math.MaxInt64, Max: math.MinInt64}, scan: scanSeries}
 }
 
 // insert adds a validated batch; sets are the label sets of its series.

@@ -26,6 +26,11 @@ func genBatch(t *rapid.T, maxSeries int) series.Batch {
 		b[i].Labels = labels.FromStrings(
 			series.MetricName, rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name"),
 			"x", rapid.SampledFrom([]string{"1", "2"}).Draw(t, "x"))
+		if rapid.IntRange(0, 2).Draw(t, "more") == 0 {
+			l := labels.NewBuilder(b[i].Labels)
+			l.Set(rapid.SampledFrom([]string{"A", "y"}).Draw(t, "label"), rapid.SampledFrom([]string{"1", "a"}).Draw(t, "y"))
+			b[i].Labels = l.Labels()
+		}
 		n := rapid.IntRange(1, 4).Draw(t, "samples")
 		for range n {
 			s := series.Sample{
@@ -67,6 +72,17 @@ func (m last) selectRows(sel series.Selector, parse map[string]series.Labels) ro
 	return out
 }
 
+// sameTexts reports whether a list has what is in a set, each once.
+func sameTexts(want map[string]bool, got []string) bool {
+	for _, s := range got {
+		if !want[s] {
+			return false
+		}
+	}
+	slices.Sort(got)
+	return len(slices.Compact(got)) == len(want)
+}
+
 // setsOf are the label sets of a batch.
 func setsOf(t testing.TB, b series.Batch) *symbols.Batch {
 	sets := &symbols.Batch{}
@@ -101,9 +117,11 @@ func TestViewAgainstModel(tt *testing.T) {
 		}
 		var views []taken
 		seq := wal.Sequence(rapid.Uint32().Draw(t, "first"))
+		scan := rapid.SampledFrom([]int{0, 3, scanSeries}).Draw(t, "scan")
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			b := genBatch(t, 4)
 			seq++
+			w.active.scan = scan
 			w.insert(seq, b, colliding(tt, b))
 			model.apply(b)
 			for _, s := range b {
@@ -128,8 +146,15 @@ func TestViewAgainstModel(tt *testing.T) {
 		for range rapid.IntRange(0, 2).Draw(t, "matchers") {
 			sel.Matchers = append(sel.Matchers, labels.MustNewMatcher(
 				rapid.SampledFrom([]labels.MatchType{labels.MatchEqual, labels.MatchNotEqual, labels.MatchRegexp, labels.MatchNotRegexp}).Draw(t, "type"),
-				rapid.SampledFrom([]string{series.MetricName, "x", "absent"}).Draw(t, "label"),
+				rapid.SampledFrom([]string{series.MetricName, "x", "y", "absent"}).Draw(t, "label"),
 				rapid.SampledFrom([]string{"a", "1", "", "none"}).Draw(t, "operand")))
+		}
+		if rapid.Bool().Draw(t, "by a value") {
+			sel.Matchers = append(sel.Matchers, labels.MustNewMatcher(labels.MatchEqual,
+				rapid.SampledFrom([]string{"x", "y"}).Draw(t, "label"), rapid.SampledFrom([]string{"a", "1"}).Draw(t, "value")))
+		}
+		if rapid.Bool().Draw(t, "newest first") {
+			slices.Reverse(views)
 		}
 		for i, v := range views {
 			got := rows{}
@@ -150,6 +175,24 @@ func TestViewAgainstModel(tt *testing.T) {
 			}
 			if d := gocmp.Diff(v.want.selectRows(sel, parse), got, gocmp.AllowUnexported(point{})); d != "" {
 				t.Fatalf("view %d (-want +got):\n%s", i, d)
+			}
+			names, values := map[string]bool{}, map[string]bool{}
+			for p := range v.want.selectRows(sel, parse) {
+				parse[p.labels].Range(func(l labels.Label) {
+					names[l.Name] = true
+					if l.Name == "x" {
+						values[l.Value] = true
+					}
+				})
+			}
+			if got := v.view.LabelNames(sel); !sameTexts(names, got) {
+				t.Fatalf("view %d has names %v, want %v", i, got, names)
+			}
+			if got := v.view.LabelValues("x", sel); !sameTexts(values, got) {
+				t.Fatalf("view %d has values %v, want %v", i, got, values)
+			}
+			if got := v.view.LabelValues("absent", sel); len(got) > 0 {
+				t.Fatalf("view %d has values %v of a label that nobody has", i, got)
 			}
 			r, ok := v.view.Range()
 			if !ok {
@@ -196,14 +239,12 @@ func TestPlanParts(tt *testing.T) {
 			want, got := last{}, rows{}
 			parse := map[string]series.Labels{}
 			rowCount := 0
-			names := map[string]bool{}
 			for seq := p.first; seq <= p.last; seq++ {
 				b := batches[seq-first]
 				want.apply(b)
 				rowCount += b.Samples()
 				for _, s := range b {
 					parse[s.Labels.String()] = s.Labels
-					names["x"] = true
 				}
 			}
 			if p.last > p.first && (rowCount > lim.rows || len(p.files) > lim.files) {
@@ -241,8 +282,15 @@ func TestPlanParts(tt *testing.T) {
 			if d := gocmp.Diff(want.selectRows(series.Selector{Range: series.AllTime}, parse), got, gocmp.AllowUnexported(point{})); d != "" {
 				t.Fatalf("part %d–%d (-want +got):\n%s", p.first, p.last, d)
 			}
-			if d := gocmp.Diff([]string{"x"}, p.contents.Labels); d != "" {
-				t.Fatalf("labels: %s", d)
+			names := map[string]bool{}
+			for _, b := range batches {
+				for _, s := range b {
+					s.Labels.Range(func(l labels.Label) { names[l.Name] = true })
+				}
+			}
+			delete(names, series.MetricName)
+			if !sameTexts(names, p.contents.Labels) || !slices.IsSorted(p.contents.Labels) {
+				t.Fatalf("labels are %v, want %v", p.contents.Labels, names)
 			}
 			next = p.last + 1
 		}

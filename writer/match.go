@@ -3,6 +3,8 @@ package writer
 import (
 	"slices"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
 )
@@ -15,7 +17,14 @@ type matching struct {
 	index   [][]idRef // head.metrics
 	metrics []int     // codes of the metrics that match, by name
 	filters []filter
+	// wanted are the values that a series must have, by column; none says
+	// that one of them is unknown, so that nothing matches.
+	wanted []wanted
+	none   bool
 }
+
+// wanted is a value of a label that a matcher asks for.
+type wanted struct{ column, code int32 }
 
 // filter is one matcher of another label than the metric name.
 type filter struct {
@@ -45,7 +54,20 @@ const (
 func (p headPart) matching(matchers []*series.Matcher) *matching {
 	p.h.mu.RLock()
 	m := &matching{blocks: slices.Clone(p.h.blocks), sets: p.h.sets.View(), index: slices.Clone(p.h.metrics)}
+	for _, matcher := range matchers {
+		if matcher.Type != labels.MatchEqual || matcher.Value == "" {
+			continue
+		}
+		if code, ok := p.h.sets.Find(matcher.Name, matcher.Value); !ok {
+			m.none = true
+		} else if column, ok := m.sets.Column(matcher.Name); ok && matcher.Name != series.MetricName {
+			m.wanted = append(m.wanted, wanted{column, code})
+		}
+	}
 	p.h.mu.RUnlock()
+	if m.none {
+		return m
+	}
 	for i := range m.blocks {
 		m.blocks[i] = m.blocks[i][:cap(m.blocks[i])] // slots that are filled later are never looked at
 	}
@@ -67,20 +89,39 @@ func (p headPart) matching(matchers []*series.Matcher) *matching {
 	return m
 }
 
-// refs returns the first count series of one metric that match, in the order
-// of series.Compare.
-func (m *matching) refs(count, metric int) []idRef {
-	var found []idRef
-	for _, r := range m.index[metric] {
-		if int(r.ref) > count {
-			break // came after the view; so did all behind it
-		}
-		if m.matches(at(m.blocks, r.ref).set) {
-			found = append(found, r)
+// scanSeries is the number of series that are rather looked at one by one than
+// by postings, which cost a look at all series of the head to make.
+const scanSeries = 4096
+
+// each calls do for the matching series of a part, in no order, metric after
+// metric in the order of their names; it stops when do returns false.
+func (m *matching) each(p headPart, do func(refs []idRef) bool) {
+	candidates := func(metric int) []idRef { return m.index[metric] }
+	all := 0
+	for _, metric := range m.metrics {
+		all += len(m.index[metric])
+	}
+	if all > p.h.scan && len(m.wanted) > 0 {
+		if refs, ok := p.h.postings.find(p.count, m); ok {
+			byMetric := map[int][]idRef{}
+			for _, r := range refs {
+				code := int(m.sets.NameCode(at(m.blocks, r.ref).set))
+				byMetric[code] = append(byMetric[code], r)
+			}
+			candidates = func(metric int) []idRef { return byMetric[metric] }
 		}
 	}
-	sortRefs(found, m.blocks, m.sets)
-	return found
+	for _, metric := range m.metrics {
+		var found []idRef
+		for _, r := range candidates(metric) {
+			if int(r.ref) <= p.count && m.matches(at(m.blocks, r.ref).set) {
+				found = append(found, r)
+			}
+		}
+		if len(found) > 0 && !do(found) {
+			return
+		}
+	}
 }
 
 func (m *matching) matches(s symbols.Set) bool {
@@ -96,17 +137,10 @@ func (f *filter) matches(v *symbols.View, s symbols.Set) bool {
 	if f.column < 0 {
 		return f.without
 	}
-	where := &f.where[s.Shape()]
-	if *where == 0 {
-		*where = int32(slices.Index(v.ColumnsOf(s.Shape()), f.column)) + 1
-		if *where == 0 {
-			*where = absent
-		}
-	}
-	if *where == absent {
+	code, ok := codeOf(v, s, f.column, f.where)
+	if !ok {
 		return f.without
 	}
-	code := v.Codes(s)[*where-1]
 	verdict := &f.values[code]
 	if *verdict == unknown {
 		*verdict = differs
@@ -115,6 +149,22 @@ func (f *filter) matches(v *symbols.View, s symbols.Set) bool {
 		}
 	}
 	return *verdict == matches
+}
+
+// codeOf returns the code of a set's value of one label; ok is false where it has
+// none. where remembers the place of the label by shape, as in filter.
+func codeOf(v *symbols.View, s symbols.Set, column int32, where []int32) (code int32, ok bool) {
+	w := &where[s.Shape()]
+	if *w == 0 {
+		*w = int32(slices.Index(v.ColumnsOf(s.Shape()), column)) + 1
+		if *w == 0 {
+			*w = absent
+		}
+	}
+	if *w == absent {
+		return 0, false
+	}
+	return v.Codes(s)[*w-1], true
 }
 
 // sortRefs orders series of one metric by ID, then labels.

@@ -110,8 +110,8 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 		m := p.matching(sel.Matchers)
 		var b labels.ScratchBuilder
 		var samples [lockSeries][]sample
-		for _, metric := range m.metrics {
-			found := m.refs(p.count, metric)
+		m.each(p, func(found []idRef) bool {
+			sortRefs(found, m.blocks, m.sets)
 			for len(found) > 0 {
 				n := min(lockSeries, len(found))
 				p.h.mu.RLock()
@@ -130,12 +130,13 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 						Samples: extras.expand(make([]series.Sample, 0, len(in)), in),
 					}
 					if !yield(out, nil) {
-						return
+						return false
 					}
 				}
 				found = found[n:]
 			}
-		}
+			return true
+		})
 	}
 }
 

@@ -200,6 +200,16 @@ func (t *Table) room(codes int) (room []int32, at uint32) {
 	return (*b)[from:], uint32(n-1)*blockCodes + uint32(from)
 }
 
+// Find returns the code of a value among those of a label name; ok is false
+// where no set has it.
+func (t *Table) Find(name, value string) (code int32, ok bool) {
+	i, ok := t.byName[name]
+	if !ok {
+		return 0, false
+	}
+	return t.columns[i].values.Find(value)
+}
+
 // NameCode is the code of a set's metric name among the values of __name__;
 // the set must have one.
 func (t *Table) NameCode(s Set) int32 {

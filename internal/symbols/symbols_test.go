@@ -133,6 +133,15 @@ func TestTable(t *testing.T) {
 			if got, want := v.Compare(sets[i], sets[j]), labels.Compare(all[i], all[j]); cmp.Compare(got, 0) != cmp.Compare(want, 0) {
 				rt.Fatalf("Compare(%.200s, %.200s) = %d, want %d", all[i], all[j], got, want)
 			}
+			all[i].Range(func(l labels.Label) {
+				column, _ := v.Column(l.Name)
+				if code, ok := table.Find(l.Name, l.Value); !ok || string(v.Text(column, code)) != l.Value {
+					rt.Fatalf("Find(%q, %q) = %d, %v", l.Name, l.Value, code, ok)
+				}
+			})
+			if _, ok := table.Find(series.MetricName, "none"); ok {
+				rt.Fatal("found what is not there")
+			}
 			name, ok := v.Column(series.MetricName)
 			if !ok || string(v.Text(name, table.NameCode(sets[i]))) != all[i].Get(series.MetricName) {
 				rt.Fatalf("metric name of %.200s", all[i])

@@ -78,6 +78,18 @@ func (v *View) Labels(s Set, b *labels.ScratchBuilder) series.Labels {
 	return b.Labels()
 }
 
+// NameCode is the code of a set's metric name among the values of __name__;
+// the set must have one.
+func (v *View) NameCode(s Set) int32 {
+	codes := v.Codes(s)
+	for k, c := range v.shapes[s.shape] {
+		if v.columns[c].name == series.MetricName {
+			return codes[k]
+		}
+	}
+	panic("symbols: a label set without a metric name")
+}
+
 // Compare orders two sets as labels.Compare does their labels.
 func (v *View) Compare(a, b Set) int {
 	var x, y labels.ScratchBuilder
