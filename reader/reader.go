@@ -64,6 +64,9 @@ type Options struct {
 	// FooterBytes bounds the footers that are kept between queries. Default
 	// 64 MiB.
 	FooterBytes int64
+	// Pages keeps decoded samples between queries; readers of one store may
+	// share it. Default: 256 MiB of its own.
+	Pages *chunk.Pages
 	// Reads is the number of ranged reads in flight, over all views: a file of
 	// each day of a month in one wave, and some. Default 64.
 	Reads int
@@ -76,6 +79,9 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.FooterBytes <= 0 {
 		o.FooterBytes = 64 << 20
+	}
+	if o.Pages == nil {
+		o.Pages = chunk.NewPages(256 << 20)
 	}
 }
 

@@ -27,6 +27,9 @@ import (
 const (
 	batchSeries  = 64
 	batchSamples = 16 << 10
+	// batchesAhead is how many more a producer of floats makes, about a row
+	// group of them, so that the next one is decoded while this one is used.
+	batchesAhead = 8
 )
 
 // Select yields the series that the selector picks, merged over the files and
@@ -44,8 +47,9 @@ const (
 func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series.Series, error] {
 	return func(yield func(series.Series, error) bool) {
 		fail := func(err error) { yield(series.Series{}, v.failed("select", err)) }
-		ahead, done := v.openAhead(ctx)
-		defer done()
+		ahead, wait, cancel := v.openAhead(ctx)
+		defer wait()
+		defer cancel()
 		l, err := v.locate(ctx, sel, index.Limits{Ahead: ahead})
 		if err != nil {
 			fail(err)
@@ -57,7 +61,7 @@ func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series
 			}
 			return open.Select(ctx, sel, nil)
 		}
-		for s, err := range v.merged(ctx, sel, l.Files, nil, read) {
+		for s, err := range v.merged(ctx, sel, l.Files, nil, 0, read) {
 			if err != nil {
 				fail(err)
 				return
@@ -136,11 +140,11 @@ func (v *View) look(ctx context.Context, sel series.Selector, scan planner.Scan,
 }
 
 // openAhead returns what opens files, by path, while the caller is still busy
-// with something else; whoever reads one later says what is wrong with it. done
-// ends what is under way.
-func (v *View) openAhead(ctx context.Context) (open func(path string), done func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
+// with something else; whoever reads one later says what is wrong with it. wait
+// returns when nothing is under way any more, cancel ends what is.
+func (v *View) openAhead(ctx context.Context) (open func(path string), wait, cancel func()) {
+	ctx, stop := context.WithCancel(ctx)
+	running := &sync.WaitGroup{}
 	free := atomic.Int64{}
 	free.Store(int64(v.reader.opts.Reads))
 	open = func(path string) {
@@ -151,10 +155,7 @@ func (v *View) openAhead(ctx context.Context) (open func(path string), done func
 		}
 		running.Go(func() { _, _ = v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: a.Size}) })
 	}
-	return open, func() {
-		cancel()
-		running.Wait()
-	}
+	return open, running.Wait, stop
 }
 
 func paths(files []planner.File) []string {
@@ -169,8 +170,9 @@ func paths(files []planner.File) []string {
 type readFunc func(f *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error]
 
 // merged merges what read finds in each of the files with the head, and with
-// series that are known, which are weaker than both.
-func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series, read readFunc) iter.Seq2[merge.Series, error] {
+// series that are known, which are weaker than both. Each file is read so many
+// batches ahead.
+func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		if err := v.Check(); err != nil {
 			yield(merge.Series{}, err)
@@ -187,7 +189,7 @@ func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.
 		}
 		for i := range files {
 			f := &files[i]
-			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, read)})
+			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, ahead, read)})
 		}
 		if v.head != nil {
 			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(v.head, sel)})
@@ -233,9 +235,12 @@ type batch struct {
 // produce reads one file in a goroutine of its own, so that many files are
 // read at the same time though a merge asks one after the other. The
 // goroutine ends when the file does, or ctx.
-func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.File, read readFunc) iter.Seq2[chunk.Series, error] {
-	out := make(chan batch)
+func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.File, ahead int, read readFunc) iter.Seq2[chunk.Series, error] {
+	out := make(chan batch, ahead)
 	send := func(b batch) bool {
+		if err := v.Check(); err != nil && b.err == nil {
+			b = batch{err: err} // what was kept needed no reading, which checks
+		}
 		select {
 		case out <- b:
 			return true
@@ -254,7 +259,7 @@ func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.
 				return
 			}
 			b.series = append(b.series, s)
-			samples += len(s.Samples)
+			samples += len(s.Samples) + len(s.Floats.Times)
 			if len(b.series) >= batchSeries || samples >= batchSamples {
 				if !send(b) {
 					return
@@ -366,16 +371,24 @@ func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series
 			yield(labels.EmptyLabels(), v.failed("list series", err))
 			return
 		}
-		uncovered := slices.DeleteFunc(l.Files, func(f planner.File) bool {
-			_, covered := l.found.Covered[f.Add.Path]
-			return covered
-		})
-		v.labelSets(ctx, sel, uncovered, l.found.Series)(yield)
+		for s, err := range v.labelSets(ctx, sel, l.uncovered(), l.found.Series) {
+			if !yield(s.Labels, err) || err != nil {
+				return
+			}
+		}
 	}
 }
 
+// uncovered lists the files that the index says nothing of.
+func (l *located) uncovered() []planner.File {
+	return slices.DeleteFunc(slices.Clone(l.Files), func(f planner.File) bool {
+		_, covered := l.found.Covered[f.Add.Path]
+		return covered
+	})
+}
+
 // labelSets yields the selected label sets of files and head, and those known.
-func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series) iter.Seq2[series.Labels, error] {
+func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series) iter.Seq2[index.Series, error] {
 	read := func(_ *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error] {
 		return func(yield func(chunk.Series, error) bool) {
 			for s, err := range open.Series(ctx, sel, nil) {
@@ -386,13 +399,13 @@ func (v *View) labelSets(ctx context.Context, sel series.Selector, files []plann
 			}
 		}
 	}
-	return func(yield func(series.Labels, error) bool) {
-		for s, err := range v.merged(ctx, sel, files, known, read) {
+	return func(yield func(index.Series, error) bool) {
+		for s, err := range v.merged(ctx, sel, files, known, 0, read) {
 			if err != nil {
-				yield(s.Labels, v.failed("list series", err))
+				yield(index.Series{}, v.failed("list series", err))
 				return
 			}
-			if !yield(s.Labels, nil) {
+			if !yield(index.Series{Labels: s.Labels, ID: s.ID}, nil) {
 				return
 			}
 		}
@@ -449,7 +462,7 @@ func (v *View) texts(ctx context.Context, sel series.Selector, limit int, ask fu
 		if err != nil {
 			return nil, err
 		}
-		of(l, func(s string) { set[s] = struct{}{} })
+		of(l.Labels, func(s string) { set[s] = struct{}{} })
 	}
 	if len(set) > 0 {
 		more := make([]string, 0, len(set))

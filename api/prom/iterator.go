@@ -15,6 +15,7 @@ import (
 // from a stream when they are asked for.
 type tableSeries struct {
 	labels labels.Labels
+	id     series.ID
 	points points
 	stream *stream // nil: points has them
 }
@@ -45,7 +46,7 @@ type iterator struct {
 func (it *iterator) ready() bool {
 	if !it.loaded {
 		it.loaded = true
-		it.points, it.err = it.series.stream.points(it.series.labels)
+		it.points, it.err = it.series.stream.points(it.series)
 	}
 	return it.err == nil
 }
@@ -58,14 +59,43 @@ func (it *iterator) Next() chunkenc.ValueType {
 	return it.kind()
 }
 
+// near is how far it is looked for a time one by one: mostly it is one of the
+// next few.
+const near = 8
+
+// seekTime returns the first place from at on that is not before t, in ms.
+func seekTime(times []series.Timestamp, at int, t int64) int {
+	if at >= len(times) {
+		return len(times)
+	}
+	const milli = 1000
+	if t > int64(series.MaxTimestamp)/milli || t < int64(series.MinTimestamp)/milli {
+		for at < len(times) && times[at].Millis() < t {
+			at++
+		}
+		return at
+	}
+	first, rest := series.Timestamp(t*milli), times[at:]
+	n := 0
+	for n < len(rest) && n < near && rest[n] < first {
+		n++
+	}
+	if n == near {
+		n += sort.Search(len(rest)-n, func(i int) bool { return rest[n+i] >= first })
+	}
+	return at + n
+}
+
 func (it *iterator) Seek(t int64) chunkenc.ValueType {
 	if !it.ready() {
 		return chunkenc.ValNone
 	}
 	it.at = max(it.at, 0)
+	if times := it.points.floats.Times; len(times) > 0 {
+		it.at = seekTime(times, it.at, t)
+		return it.kind()
+	}
 	rest := it.points.samples[min(it.at, len(it.points.samples)):]
-	// Mostly it is one of the next few.
-	const near = 8
 	n := 0
 	for n < len(rest) && n < near && rest[n].Time.Millis() < t {
 		n++
@@ -79,6 +109,13 @@ func (it *iterator) Seek(t int64) chunkenc.ValueType {
 
 // kind is the type of the sample that the iterator stands on.
 func (it *iterator) kind() chunkenc.ValueType {
+	if n := len(it.points.floats.Times); n > 0 {
+		if it.at < n {
+			return chunkenc.ValFloat
+		}
+		it.at = n
+		return chunkenc.ValNone
+	}
 	if it.at >= len(it.points.samples) {
 		it.at = len(it.points.samples)
 		return chunkenc.ValNone
@@ -102,10 +139,29 @@ func (it *iterator) histogram() *prompb.Histogram {
 	return it.points.histograms[it.at]
 }
 
-func (it *iterator) At() (int64, float64) { s := it.sample(); return s.Time.Millis(), s.Value }
-func (it *iterator) AtT() int64           { return it.sample().Time.Millis() }
-func (it *iterator) AtST() int64          { return startMillis(it.sample()) }
-func (it *iterator) Err() error           { return it.err }
+func (it *iterator) At() (int64, float64) {
+	if f := &it.points.floats; len(f.Times) > 0 {
+		return f.Times[it.at].Millis(), f.Values[it.at]
+	}
+	s := it.sample()
+	return s.Time.Millis(), s.Value
+}
+
+func (it *iterator) AtT() int64 {
+	if f := &it.points.floats; len(f.Times) > 0 {
+		return f.Times[it.at].Millis()
+	}
+	return it.sample().Time.Millis()
+}
+
+func (it *iterator) AtST() int64 {
+	if len(it.points.floats.Times) > 0 {
+		return 0
+	}
+	return startMillis(it.sample())
+}
+
+func (it *iterator) Err() error { return it.err }
 
 func (it *iterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {
 	h := it.histogram()

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"cardinalsin/internal/merge"
 	"cardinalsin/reader"
 	"cardinalsin/series"
 	"cardinalsin/txlog"
@@ -94,11 +95,11 @@ func (q *querier) open(ctx context.Context) (*reader.View, error) {
 }
 
 // weight counts samples as upstream does.
-func weight(s []series.Sample) int {
+func weight(s *merge.Series) int {
 	const sampleBytes = 16 // promql, totalHPointSize
-	n := len(s)
-	for i := range s {
-		n += len(s[i].Histogram) / sampleBytes
+	n := len(s.Floats.Times) + len(s.Samples)
+	for i := range s.Samples {
+		n += len(s.Samples[i].Histogram) / sampleBytes
 	}
 	return n
 }
@@ -199,21 +200,26 @@ func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limi
 }
 
 // streamed returns series whose samples are read when they are asked for.
-func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector) ([]*tableSeries, error) {
-	found, err := labelSets(ctx, view, sel, 0)
-	if err != nil {
-		return nil, err
-	}
-	s := newStream(ctx, view, sel)
-	for _, f := range found {
-		f.stream = s
+func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector, chosen *reader.Selection) ([]*tableSeries, error) {
+	from := newStream(ctx, view, sel, chosen)
+	found := make([]*tableSeries, 0, chosen.Labels())
+	var slab []tableSeries // neighbours live as long as each other
+	for s, err := range chosen.Series(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if len(slab) == cap(slab) {
+			slab = make([]tableSeries, 0, 256)
+		}
+		slab = append(slab, tableSeries{labels: s.Labels, id: s.ID, stream: from})
+		found = append(found, &slab[len(slab)-1])
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return nil, reader.ErrClosed
 	}
-	q.streams = append(q.streams, s)
+	q.streams = append(q.streams, from)
 	return found, nil
 }
 
@@ -225,31 +231,37 @@ func lookback(sel series.Selector) series.Selector {
 // samples returns up to limit series; 0 is no limit. Those of a large selection
 // are streamed if they may be.
 func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int, mayStream bool) ([]*tableSeries, error) {
+	chosen, err := view.Choose(ctx, sel)
+	if err != nil {
+		return nil, err
+	}
+	if mayStream && chosen.Rows() > int64(q.keepSamples) {
+		return q.streamed(ctx, view, sel, chosen)
+	}
 	kept := 0
 	var found []*tableSeries
 	first := map[series.ID][]*tableSeries{} // those whose first sample needs the one before
-	for s, err := range view.Select(ctx, sel) {
+	for s, err := range chosen.Columns(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		n := weight(s.Samples)
+		n := weight(&s)
 		if kept += n; mayStream && kept > q.keepSamples {
 			if err := q.load(n - kept); err != nil {
 				return nil, err
 			}
-			return q.streamed(ctx, view, sel)
+			return q.streamed(ctx, view, sel, chosen)
 		}
 		if err := q.load(n); err != nil {
 			return nil, err
 		}
-		p, err := pointsOf(s.Samples)
+		p, err := pointsIn(&s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Labels, err)
 		}
-		m := &tableSeries{labels: s.Labels, points: p}
+		m := &tableSeries{labels: s.Labels, id: s.ID, points: p}
 		if p.opensCounter() {
-			id := series.IDOf(s.Labels)
-			first[id] = append(first[id], m)
+			first[s.ID] = append(first[s.ID], m)
 		}
 		if found = append(found, m); len(found) == limit {
 			break
@@ -261,20 +273,31 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 	// A TSDB knows of a series' first selected histogram whether it goes on
 	// from the one before; so look a little further back. This second read is
 	// made for series with native histograms only.
-	for s, err := range view.Select(ctx, lookback(sel)) {
+	if chosen, err = view.Choose(ctx, lookback(sel)); err != nil {
+		return nil, err
+	}
+	for s, err := range chosen.Columns(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range first[series.IDOf(s.Labels)] {
+		for _, m := range first[s.ID] {
 			if !labels.Equal(m.labels, s.Labels) {
 				continue
 			}
-			if err := m.points.follow(s.Samples[len(s.Samples)-1]); err != nil {
+			if err := m.points.follow(lastSample(&s)); err != nil {
 				return nil, fmt.Errorf("%s: %w", s.Labels, err)
 			}
 		}
 	}
 	return found, nil
+}
+
+// lastSample is the last one of a series that has some.
+func lastSample(s *merge.Series) series.Sample {
+	if n := len(s.Floats.Times); n > 0 {
+		return series.Sample{Time: s.Floats.Times[n-1], Value: s.Floats.Values[n-1]}
+	}
+	return s.Samples[len(s.Samples)-1]
 }
 
 // resetLookback is how far back the sample before a selection is looked for,

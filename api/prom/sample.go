@@ -2,11 +2,13 @@ package prom
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 
 	"cardinalsin/chunk"
+	"cardinalsin/internal/merge"
 	"cardinalsin/series"
 )
 
@@ -16,6 +18,17 @@ import (
 type points struct {
 	samples    []series.Sample
 	histograms map[int]*prompb.Histogram
+	// floats stand in place of samples that have nothing but a time and a
+	// value.
+	floats merge.Floats
+}
+
+// pointsIn returns the points of a series, whichever form its samples have.
+func pointsIn(s *merge.Series) (points, error) {
+	if len(s.Floats.Times) > 0 {
+		return points{floats: lastFloats(s.Floats)}, nil
+	}
+	return pointsOf(s.Samples)
 }
 
 // pointsOf keeps, of the samples that share a millisecond, the last one, since
@@ -78,6 +91,9 @@ func setHint(h, before *prompb.Histogram) {
 // opensCounter reports whether the first sample is a counter histogram, of
 // which only the sample before it tells whether it goes on.
 func (p points) opensCounter() bool {
+	if len(p.floats.Times) > 0 {
+		return false
+	}
 	h := p.histograms[0]
 	return h != nil && h.ResetHint != prompb.Histogram_GAUGE
 }
@@ -92,6 +108,27 @@ func (p points) follow(s series.Sample) error {
 		setHint(p.histograms[0], before)
 	}
 	return err
+}
+
+// lastFloats is lastOfEachMillisecond of floats.
+func lastFloats(f merge.Floats) merge.Floats {
+	t := f.Times
+	const milli = 1000 // µs
+	for i := 1; i < len(t); i++ {
+		if t[i]-t[i-1] >= milli || t[i].Millis() != t[i-1].Millis() {
+			continue
+		}
+		out := merge.Floats{Times: slices.Clone(t[:i]), Values: slices.Clone(f.Values[:i])}
+		for ; i < len(t); i++ {
+			if last := len(out.Times) - 1; t[i].Millis() == out.Times[last].Millis() {
+				out.Times[last], out.Values[last] = t[i], f.Values[i]
+			} else {
+				out.Times, out.Values = append(out.Times, t[i]), append(out.Values, f.Values[i])
+			}
+		}
+		return out
+	}
+	return f
 }
 
 // lastOfEachMillisecond returns s itself where every sample has a millisecond

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/internal/merge"
 	"cardinalsin/reader"
 	"cardinalsin/series"
 )
@@ -19,18 +20,18 @@ type stream struct {
 	ctx    context.Context //nolint:containedctx // of the query: iterators have none
 	view   *reader.View
 	sel    series.Selector
-	before *stream // samples shortly before the selection, made when first needed
+	before *stream // samples shortly before the selection, read when first needed
 
-	mu   sync.Mutex // guards what follows
-	next func() (series.Series, error, bool)
-	stop func()
-	held series.Series // read from next, not asked for yet
-	id   series.ID
-	end  bool
+	mu     sync.Mutex        // guards what follows
+	chosen *reader.Selection // nil: not looked for yet
+	next   func() (merge.Series, error, bool)
+	stop   func()
+	held   merge.Series // read from next, not asked for yet
+	end    bool
 }
 
-func newStream(ctx context.Context, view *reader.View, sel series.Selector) *stream {
-	s := &stream{ctx: ctx, view: view, sel: sel}
+func newStream(ctx context.Context, view *reader.View, sel series.Selector, chosen *reader.Selection) *stream {
+	s := &stream{ctx: ctx, view: view, sel: sel, chosen: chosen}
 	if sel.Range.Min != series.MinTimestamp {
 		s.before = &stream{ctx: ctx, view: view, sel: lookback(sel)}
 	}
@@ -38,65 +39,74 @@ func newStream(ctx context.Context, view *reader.View, sel series.Selector) *str
 }
 
 // points returns what a series has in the selection, perhaps nothing.
-func (s *stream) points(l labels.Labels) (points, error) {
-	p, err := s.decode(l)
+func (s *stream) points(of *tableSeries) (points, error) {
+	p, err := s.decode(of)
 	if err != nil {
-		return points{}, tableError{fmt.Errorf("%s: %w", l, err)}
+		return points{}, tableError{fmt.Errorf("%s: %w", of.labels, err)}
 	}
 	return p, nil
 }
 
-func (s *stream) decode(l labels.Labels) (points, error) {
-	samples, err := s.take(l)
-	if err != nil {
+func (s *stream) decode(of *tableSeries) (points, error) {
+	found, ok, err := s.take(of)
+	if err != nil || !ok {
 		return points{}, err
 	}
-	p, err := pointsOf(samples)
+	p, err := pointsIn(&found)
 	if err != nil || s.before == nil || !p.opensCounter() {
 		return p, err
 	}
-	earlier, err := s.before.take(l)
-	if err != nil || len(earlier) == 0 {
+	earlier, ok, err := s.before.take(of)
+	if err != nil || !ok {
 		return p, err
 	}
-	return p, p.follow(earlier[len(earlier)-1])
+	return p, p.follow(lastSample(&earlier))
 }
 
-// take goes on to a series and returns its samples.
-func (s *stream) take(l labels.Labels) ([]series.Sample, error) {
+// take goes on to a series and returns it; ok is false where it has no samples.
+func (s *stream) take(of *tableSeries) (found merge.Series, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	id := series.IDOf(l)
-	if c := s.compare(l, id); s.next == nil || c > 0 || c == 0 && s.end { // it was passed
+	if c := s.compare(of); s.next == nil || c > 0 || c == 0 && s.end { // it was passed
 		if err := s.restart(); err != nil {
-			return nil, err
+			return found, false, err
 		}
 	}
 	for !s.end {
-		switch c := s.compare(l, id); {
+		switch c := s.compare(of); {
 		case c == 0:
-			return s.held.Samples, nil
+			return s.held, true, nil
 		case c > 0:
-			return nil, nil // it has none
+			return found, false, nil
 		}
 		if err := s.advance(); err != nil {
-			return nil, err
+			return found, false, err
 		}
 	}
-	return nil, nil
+	return found, false, nil
 }
 
 // compare tells whether the series that the stream stands on comes after
 // another. At the end it stands on the last one.
-func (s *stream) compare(l labels.Labels, id series.ID) int {
-	return series.Compare(s.held.Labels, l, s.id, id)
+func (s *stream) compare(of *tableSeries) int {
+	if s.held.ID == of.id && labels.Equal(s.held.Labels, of.labels) {
+		return 0
+	}
+	return series.Compare(s.held.Labels, of.labels, s.held.ID, of.id)
 }
 
 // restart begins at the first series.
 func (s *stream) restart() error {
 	s.close()
-	s.next, s.stop = iter.Pull2(s.view.Select(s.ctx, s.sel))
-	s.held, s.id, s.end = series.Series{}, 0, false
+	if s.chosen == nil {
+		chosen, err := s.view.Choose(s.ctx, s.sel)
+		if err != nil {
+			return err
+		}
+		s.chosen = chosen
+	}
+	s.next, s.stop = iter.Pull2(s.chosen.Columns(s.ctx))
+	s.held, s.end = merge.Series{}, false
 	return s.advance()
 }
 
@@ -110,7 +120,7 @@ func (s *stream) advance() error {
 		s.end = true
 		return nil
 	}
-	s.held, s.id = next, series.IDOf(next.Labels)
+	s.held = next
 	return nil
 }
 
