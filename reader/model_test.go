@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/index"
+	"cardinalsin/internal/merge"
 	"cardinalsin/series"
 	"cardinalsin/txlog"
 )
@@ -119,6 +121,18 @@ func TestSelectEqualsModel(t *testing.T) {
 				if want := want.selected(sel); got != want {
 					t.Fatalf("select %v %v:\n%swant:\n%s", sel.Matchers, sel.Range, got, want)
 				}
+				chosen, err := v.Choose(context.Background(), sel)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 2 { // the second time from what is kept
+					if got, err = collect(rowsIn(chosen.Columns(context.Background()))); err != nil {
+						t.Fatal(err)
+					}
+					if want := want.selected(sel); got != want {
+						t.Fatalf("columns of %v %v:\n%swant:\n%s", sel.Matchers, sel.Range, got, want)
+					}
+				}
 				sel.Range = series.AllTime // which labels are near a range is left open
 				names, values := want.texts(sel, "k")
 				limit := rapid.IntRange(0, 3).Draw(t, "limit")
@@ -164,7 +178,25 @@ func genRows(t *rapid.T, value float64) []series.Series {
 		}
 		rows = append(rows, s)
 	}
+	if rapid.Bool().Draw(t, "plain") {
+		for _, s := range rows {
+			for i, p := range s.Samples {
+				s.Samples[i] = series.Sample{Time: p.Time, Value: value}
+			}
+		}
+	}
 	return rows
+}
+
+// rowsIn gives what Columns yields the form of Select.
+func rowsIn(seq iter.Seq2[merge.Series, error]) iter.Seq2[series.Series, error] {
+	return func(yield func(series.Series, error) bool) {
+		for s, err := range seq {
+			if !yield(series.Series{Labels: s.Labels, Samples: s.Floats.AppendTo(s.Samples)}, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // genLabels gives label sets that differ for different i.

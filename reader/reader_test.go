@@ -131,10 +131,24 @@ func TestViewRefuses(t *testing.T) {
 		}
 	})
 	t.Run("pin lost", func(t *testing.T) {
-		v := open(t)
+		v, err := New(e.log, e.pins, Options{}).At(ctx, txlog.Latest()) // another: this one keeps the file
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		chosen, err := v.Choose(ctx, everything)
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns := func() error { return last(rowsIn(chosen.Columns(ctx)), func() {}) }
+		if err := columns(); err != nil { // now all of it is kept
+			t.Fatal(err)
+		}
 		e.clock.advance(lease.TTL + 1)
 		for name, seq := range map[string]func() error{
 			"Select":      func() error { return last(v.Select(ctx, everything), func() {}) },
+			"Columns":     columns,
+			"Choose":      func() error { _, err := v.Choose(ctx, everything); return err },
 			"LabelNames":  func() error { _, err := v.LabelNames(ctx, everything, 0); return err },
 			"LabelValues": func() error { _, err := v.LabelValues(ctx, "k", everything, 0); return err },
 			"Check":       v.Check,
@@ -142,6 +156,30 @@ func TestViewRefuses(t *testing.T) {
 			if err := seq(); !errors.Is(err, lease.ErrPinLost) {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	})
+	t.Run("pin lost on the way", func(t *testing.T) {
+		e := newEnv(t, "k")
+		var rows []series.Series
+		for i := range 2000 {
+			rows = append(rows, one(1, lbl("m", "k", fmt.Sprint(i)), 1))
+		}
+		e.write(t, "fa", rows...)
+		v, err := e.start(t, Options{}).At(ctx, txlog.Latest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		chosen, err := v.Choose(ctx, everything)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The first time all is read, the second what is kept is used.
+		for _, lose := range []func(){func() {}, func() { e.clock.advance(lease.TTL + 1) }} {
+			err = last(rowsIn(chosen.Columns(ctx)), sync.OnceFunc(lose))
+		}
+		if !errors.Is(err, lease.ErrPinLost) {
+			t.Errorf("err = %v", err)
 		}
 	})
 	t.Run("context ends", func(t *testing.T) {

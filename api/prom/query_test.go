@@ -400,12 +400,20 @@ func drain(t *testing.T, set promstorage.SeriesSet) string {
 // TestMilliseconds: Prometheus sees the last sample of each millisecond, at
 // the bounds of a query too, and negative times are rounded down.
 func TestMilliseconds(t *testing.T) {
+	t.Run("head", func(t *testing.T) { testMilliseconds(t, false) })
+	t.Run("file", func(t *testing.T) { testMilliseconds(t, true) })
+}
+
+func testMilliseconds(t *testing.T, stored bool) {
 	tb := newTable(t)
 	s := series.Series{Labels: lbl("m")}
 	for _, us := range []int64{-1001, -1000, -1, 0, 999, 1000, 1001, 1999, 2000} {
 		s.Samples = append(s.Samples, series.Sample{Time: series.Timestamp(us), Value: float64(us)})
 	}
 	tb.append(t, s)
+	if stored {
+		tb.flush(t)
+	}
 	for _, c := range []struct {
 		mint, maxt int64
 		want       string
