@@ -55,7 +55,7 @@ func BenchmarkDays(b *testing.B) {
 		if _, err := tb.store.Put(b.Context(), root+"/"+key, bytes.NewReader(data)); err != nil {
 			b.Fatal(err)
 		}
-		c.Segments = append(c.Segments, Segment{Key: key, Bytes: int64(len(data)), Directory: int64(n) + tailBytes, Date: date.String(), Files: 1})
+		c.Segments = append(c.Segments, Segment{Key: key, Bytes: int64(len(data)), Directory: int64(n) + tailBytes, Date: date.String(), Files: 1, Restarts: restartSeries})
 		tx.Add(action.Add{Path: path, Size: 1, DataChange: true, PartitionValues: action.ObjectOf(map[string]string{chunk.ColumnDate: date.String(), chunk.ColumnShard: "0"})})
 	}
 	text, err := json.Marshal(c)

@@ -32,6 +32,7 @@ type builder struct {
 	out    []byte
 	page   []byte
 	inPage int
+	starts []uint32 // of every restartSeries-th series in the page
 	pages  []int
 	total  int
 	labels map[string]*labelBuild
@@ -112,6 +113,10 @@ func (b *builder) add(l series.Labels, id series.ID, runs []where) {
 		}
 	}
 	set := b.sets.of(files)
+	if b.inPage%restartSeries == 0 {
+		clear(b.last)
+		b.starts = append(b.starts, uint32(len(b.page)))
+	}
 	b.page = binary.LittleEndian.AppendUint64(b.page, uint64(id))
 	b.page = binary.AppendUvarint(b.page, uint64(l.Len()))
 	l.Range(func(l labels.Label) {
@@ -153,11 +158,13 @@ func (b *builder) add(l series.Labels, id series.ID, runs []where) {
 }
 
 func (b *builder) endPage() {
+	for _, at := range b.starts {
+		b.page = binary.LittleEndian.AppendUint32(b.page, at)
+	}
 	var n int
-	b.out, n = appendBlock(b.out, b.page)
+	b.out, n = appendFrame(plainCodec(), b.out, b.page)
 	b.pages = append(b.pages, n)
-	b.page, b.inPage = b.page[:0], 0
-	clear(b.last)
+	b.page, b.starts, b.inPage = b.page[:0], b.starts[:0], 0
 }
 
 func sharedPrefix(a, b string) int {

@@ -252,19 +252,52 @@ func (s *segment) pageBytes(ordinals []uint32) (n int64) {
 // decoding decodes pages of series; its buffers are used again.
 type decoding struct {
 	last    [][]byte // by label
-	set     []int    // the page that last was set in, 1 more
+	set     []bool   // what last holds is of this page
 	builder labels.ScratchBuilder
+	buf     []byte // a page, decompressed
+}
+
+// starts splits the places of restarts from the series of a page; there are
+// none where decoding begins at the first.
+func (s *segment) starts(p int, raw []byte) (body, starts []byte, err error) {
+	if s.restarts == 0 {
+		return raw, nil, nil
+	}
+	inPage := min(s.total-p*seriesPerPage, seriesPerPage)
+	n := 4 * ((inPage + s.restarts - 1) / s.restarts)
+	if n > len(raw) {
+		return nil, nil, fmt.Errorf("%w: restarts of a page of series", ErrCorrupt)
+	}
+	return raw[:len(raw)-n], raw[len(raw)-n:], nil
 }
 
 // page calls each for the wanted series of page p.
 func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(row) error) error {
 	if len(d.last) != len(s.labels) {
-		d.last, d.set = make([][]byte, len(s.labels)), make([]int, len(s.labels))
+		d.last, d.set = make([][]byte, len(s.labels)), make([]bool, len(s.labels))
 	}
 	clear(d.set)
-	r := &reading{b: raw}
 	fault := fmt.Errorf("%w: page of series", ErrCorrupt)
-	for o := p * seriesPerPage; o < min(s.total, (p+1)*seriesPerPage) && len(want) > 0; o++ {
+	body, starts, err := s.starts(p, raw)
+	if err != nil {
+		return err
+	}
+	r := &reading{b: body}
+	first := p * seriesPerPage
+	for o := first; o < min(s.total, first+seriesPerPage) && len(want) > 0; o++ {
+		if starts != nil {
+			// Go on at the last restart before what is wanted.
+			if to := (int(want[0]) - first) / s.restarts; to > (o-first)/s.restarts {
+				at := int64(binary.LittleEndian.Uint32(starts[4*to:]))
+				if at > int64(len(body)) {
+					return fault
+				}
+				o, r.b = first+to*s.restarts, body[at:]
+				clear(d.set)
+			} else if (o-first)%s.restarts == 0 {
+				clear(d.set)
+			}
+		}
 		wanted := int(want[0]) == o
 		head := r.bytes(8)
 		if head == nil {
@@ -277,8 +310,8 @@ func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(
 			if r.bad {
 				return fault
 			}
-			if d.set[i] == 0 {
-				d.set[i], d.last[i] = 1, d.last[i][:0]
+			if !d.set[i] {
+				d.set[i], d.last[i] = true, d.last[i][:0]
 			}
 			shared := r.int(len(d.last[i]))
 			d.last[i] = append(d.last[i][:shared], r.bytes(r.count())...)

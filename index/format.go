@@ -17,6 +17,8 @@ const (
 	tailBytes = 16
 	// seriesPerPage: a query for one series decodes that many.
 	seriesPerPage = 256
+	// restartSeries: within a page, decoding can begin at every so many series.
+	restartSeries = 16
 	// valuePageBytes is when a page of values is full, before compression.
 	valuePageBytes = 16 << 10
 	// maxBlock bounds a block, as it is stored and when it is decompressed.
@@ -49,9 +51,23 @@ var codec = sync.OnceValues(func() (*zstd.Encoder, *zstd.Decoder) {
 	return e, d
 })
 
+// plainCodec leaves literals as they are, which decodes in half the time. Pages
+// of series are mostly ids and texts of which little is to be saved.
+var plainCodec = sync.OnceValue(func() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false), zstd.WithNoEntropyCompression(true))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return e
+})
+
 // appendBlock appends raw as a block and returns its length.
 func appendBlock(out, raw []byte) ([]byte, int) {
 	e, _ := codec()
+	return appendFrame(e, out, raw)
+}
+
+func appendFrame(e *zstd.Encoder, out, raw []byte) ([]byte, int) {
 	start := len(out)
 	out = e.EncodeAll(raw, out)
 	out = binary.LittleEndian.AppendUint64(out, xxhash.Sum64(out[start:]))
@@ -59,13 +75,16 @@ func appendBlock(out, raw []byte) ([]byte, int) {
 }
 
 // openBlock checks and decompresses a block.
-func openBlock(block []byte) ([]byte, error) {
+func openBlock(block []byte) ([]byte, error) { return openInto(nil, block) }
+
+// openInto is openBlock into memory that is used again.
+func openInto(buf, block []byte) ([]byte, error) {
 	n := len(block) - sumBytes
 	if n < 0 || xxhash.Sum64(block[:n]) != binary.LittleEndian.Uint64(block[n:]) {
 		return nil, fmt.Errorf("%w: checksum of a block", ErrCorrupt)
 	}
 	_, d := codec()
-	raw, err := d.DecodeAll(block[:n], nil)
+	raw, err := d.DecodeAll(block[:n], buf[:0])
 	if err != nil {
 		return nil, fmt.Errorf("%w: block: %w", ErrCorrupt, err)
 	}
@@ -83,6 +102,11 @@ type reading struct {
 }
 
 func (r *reading) uvarint() uint64 {
+	if len(r.b) > 0 && r.b[0] < 0x80 { // most are
+		v := r.b[0]
+		r.b = r.b[1:]
+		return uint64(v)
+	}
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
 		r.bad, r.b = true, nil

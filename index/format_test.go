@@ -64,7 +64,8 @@ func smallSegment(t testing.TB) (data []byte, head int64) {
 // TestFormat pins the format.
 //
 //	write  a hash of smallSegment; a new version of zstd may change it
-//	read   what the bytes of the input say. The input never changes: segments
+//	read [restarts=n]
+//	       what the bytes of the input say. The input never changes: segments
 //	       lie in stores
 func TestFormat(t *testing.T) {
 	datadriven.RunTest(t, "testdata/format", func(t *testing.T, d *datadriven.TestData) string {
@@ -77,7 +78,9 @@ func TestFormat(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return dump(t, data)
+			restarts := 0
+			d.MaybeScanArgs(t, "restarts", &restarts)
+			return dump(t, data, restarts)
 		}
 		t.Fatalf("unknown command %s", d.Cmd)
 		return ""
@@ -95,7 +98,7 @@ func TestFormatIsWritten(t *testing.T) {
 		return d.Expected
 	})
 	data, _ := smallSegment(t)
-	if got := dump(t, data); pinned == "" || got != pinned {
+	if got := dump(t, data, restartSeries); pinned == "" || got != pinned {
 		t.Errorf("the builder's segment says\n%s\nand not\n%s", got, pinned)
 	}
 }
@@ -114,14 +117,14 @@ func brief(b []byte) string {
 
 // dump tells what a segment holds: pages of a few values and of a few series as
 // bytes, decompressed, and in words; of many the first and the last, and a sum.
-func dump(t testing.TB, data []byte) string {
+func dump(t testing.TB, data []byte, restarts int) string {
 	t.Helper()
 	tb := newTable(t, nil)
 	const key = Folder + "/small.idx"
 	if _, err := tb.store.Put(t.Context(), root+"/"+key, bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := tb.open(Options{}).segment(t.Context(), &Segment{Key: key, Bytes: int64(len(data))})
+	s, err := tb.open(Options{}).segment(t.Context(), &Segment{Key: key, Bytes: int64(len(data)), Restarts: restarts})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,6 +176,11 @@ func dump(t testing.TB, data []byte) string {
 	fmt.Fprintf(&out, "%d series, %d pages:\n", s.total, len(s.pages))
 	for _, p := range s.pages {
 		out.WriteString(brief(block(p)))
+	}
+	for o := range s.total { // alone it is what it is among all
+		if err := s.series(t.Context(), []uint32{uint32(o)}, &decoding{}, func(row) error { return nil }); err != nil {
+			t.Fatalf("series %d alone: %v", o, err)
+		}
 	}
 	n := 0
 	if err := s.series(t.Context(), s.ordinals(nil), &decoding{}, func(r row) error {
@@ -252,7 +260,12 @@ func FuzzBlocks(f *testing.F) {
 			}
 			return true
 		}))
-		check((&decoding{}).page(sound, 1, b, []uint32{256, 257, 259}, func(row) error { return nil }))
+		for _, restarts := range []int{0, restartSeries} {
+			paged := *sound
+			paged.restarts = restarts
+			check((&decoding{}).page(&paged, 1, b, []uint32{256, 257, 259}, func(row) error { return nil }))
+			check((&decoding{}).page(&paged, 0, b, []uint32{17, 200}, func(row) error { return nil }))
+		}
 		_, err = openBitmap(b, sound.total)
 		check(err)
 	})

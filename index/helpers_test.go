@@ -96,7 +96,11 @@ func (tb *table) writeAll(day, level int, files ...[]labels.Labels) (paths []str
 		}
 		slices.SortFunc(in, func(a, b chunk.Series) int { return series.Compare(a.Labels, b.Labels, a.ID, b.ID) })
 		// Row groups so small that series go on in the next.
-		e, err := chunk.Encode(chunk.Options{RowGroupRows: 5}, layout, merge.Slice(in))
+		rows := 5
+		if len(sets) > 1000 {
+			rows = 501
+		}
+		e, err := chunk.Encode(chunk.Options{RowGroupRows: rows}, layout, merge.Slice(in))
 		if err != nil {
 			tb.t.Fatalf("encode: %v", err)
 		}

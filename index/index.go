@@ -27,6 +27,7 @@
 //	files      how many files it was made for
 //	after      ms: it is for the day's files that were committed later than this
 //	through    ms: and not later than this
+//	restarts   every how many series decoding a page can begin; 0: at its first
 //
 // Where a day's series are too many for one segment, several are made of the
 // same files, each with the series that follow those of the one before. They
@@ -108,6 +109,7 @@ type Segment struct {
 	Files     int    `json:"files"`
 	After     int64  `json:"after"`
 	Through   int64  `json:"through"`
+	Restarts  int    `json:"restarts,omitempty"` // in a page of series, every so many; 0: none
 	// Part of Parts segments that only together cover their files; 0 of 0 for
 	// one that does alone.
 	Part  int `json:"part,omitempty"`
@@ -188,7 +190,7 @@ func Segments(snap *txlog.Snapshot) ([]Segment, error) {
 		if !strings.HasPrefix(s.Key, Folder+"/") || storage.ValidateKey(s.Key) != nil {
 			return nil, fmt.Errorf("%w: %s names %.200q", action.ErrCorrupt, Domain, s.Key)
 		}
-		if _, err := series.ParseDate(s.Date); err != nil || s.Bytes < 0 || s.Directory < 0 || s.Files < 0 {
+		if _, err := series.ParseDate(s.Date); err != nil || s.Bytes < 0 || s.Directory < 0 || s.Files < 0 || s.Restarts < 0 {
 			return nil, fmt.Errorf("%w: %s: segment %s", action.ErrCorrupt, Domain, s.Key)
 		}
 	}

@@ -281,7 +281,7 @@ func (r *Runner) upload(ctx context.Context, j Job, b *builder, res *Result) err
 	}
 	s := Segment{
 		Key:   fmt.Sprintf("%s/%s-%s.idx", Folder, j.Date, hex.EncodeToString(name[:])),
-		Bytes: int64(len(data)), Directory: head, Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through,
+		Bytes: int64(len(data)), Directory: head, Date: j.Date.String(), Files: len(j.Files), After: j.After, Through: j.Through, Restarts: restartSeries,
 	}
 	if _, err := r.log.Store().Put(ctx, r.log.Root()+"/"+s.Key, bytes.NewReader(data)); err != nil {
 		return fmt.Errorf("upload %s: %w", s.Key, err)

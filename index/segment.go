@@ -23,13 +23,14 @@ func (s span) end() int64 { return s.offset + s.length }
 
 // segment is an open segment: its directory is read. It is immutable.
 type segment struct {
-	index  *Index
-	key    string // in the store
-	size   int64
-	head   int64  // bytes of the end that are read first
-	near   []byte // those of them before the directory, from nearAt on
-	nearAt int64
-	kept   int64 // bytes that the segment takes while it is open
+	index    *Index
+	key      string // in the store
+	size     int64
+	head     int64  // bytes of the end that are read first
+	near     []byte // those of them before the directory, from nearAt on
+	nearAt   int64
+	kept     int64 // bytes that the segment takes while it is open
+	restarts int   // of pages of series, every so many; 0: none
 
 	files    []indexed
 	sets     [][]uint32
@@ -79,7 +80,7 @@ func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
 	if ok {
 		return s, nil
 	}
-	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, head: e.Directory}
+	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, head: e.Directory, restarts: e.Restarts}
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -332,14 +333,17 @@ func (s *segment) series(ctx context.Context, ordinals []uint32, decode *decodin
 		for i, p := range pages {
 			spans[i] = s.pages[p]
 		}
-		raw, err := s.blocks(ctx, spans)
+		blocks, err := s.stored(ctx, spans, func(b []byte) ([]byte, error) { return b, nil })
 		if err != nil {
 			return err
 		}
 		rest := ordinals[:n]
 		for i, p := range pages {
+			if decode.buf, err = openInto(decode.buf, blocks[i]); err != nil {
+				return err
+			}
 			end := sort.Search(len(rest), func(i int) bool { return int(rest[i]) >= (p+1)*seriesPerPage })
-			if err := decode.page(s, p, raw[i], rest[:end], each); err != nil {
+			if err := decode.page(s, p, decode.buf, rest[:end], each); err != nil {
 				return err
 			}
 			rest = rest[end:]
