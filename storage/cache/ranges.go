@@ -143,26 +143,6 @@ func (c *Cache) ReadRange(ctx context.Context, s storage.Store, key string, size
 	return data, nil
 }
 
-// Prefetch fetches what is missing of some ranges, side by side, and returns
-// when all are there. Errors: those of ReadRange.
-func (c *Cache) Prefetch(ctx context.Context, s storage.Store, key string, size int64, spans []Span) error {
-	if _, ok := storage.LocalPath(s, key); ok {
-		return nil
-	}
-	spans, err := tidy(spans, size)
-	if err != nil {
-		return fmt.Errorf("prefetch %q: %w", key, err)
-	}
-	_, flights, err := c.ranges.plan(ctx, s, key, size, spans)
-	if err != nil {
-		return fmt.Errorf("prefetch %q: %w", key, err)
-	}
-	if err := c.ranges.wait(ctx, flights); err != nil {
-		return fmt.Errorf("prefetch %q: %w", key, err)
-	}
-	return nil
-}
-
 // part is where bytes of a span come from: a piece in memory, a piece on disk,
 // or a flight.
 type part struct {

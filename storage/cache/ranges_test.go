@@ -147,11 +147,12 @@ func TestRangeArguments(t *testing.T) {
 // Misses that lie close together are one request, others are not.
 func TestCoalesces(t *testing.T) {
 	s, _, _ := bigStore(t, 1)
-	c := newCache(t, cache.Options{MemoryBytes: 64 << 20})
-	err := c.Prefetch(t.Context(), s, "b0", bigSize, []cache.Span{{1 << 20, 1000}, {0, 1000}, {2000, 500}, {60000, 1 << 10}})
+	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20, MemoryBytes: 64 << 20})
+	_, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{1 << 20, 1000}, {0, 1000}, {2000, 500}, {60000, 1 << 10}})
 	if err != nil || ranged(s) != 2 {
-		t.Errorf("%d requests, %v", ranged(s), err)
+		t.Fatalf("%d requests, %v", ranged(s), err)
 	}
+	release()
 	if _, err := c.ReadRange(t.Context(), s, "b0", bigSize, 0, 61000); err != nil || ranged(s) != 2 {
 		t.Errorf("%d requests, %v", ranged(s), err)
 	}
