@@ -17,7 +17,7 @@ VICTORIA    := github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v
 export CARDINAL_TOOLS := $(TOOLS)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: test-promql test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write interop-read ci clean
+.PHONY: test-promql test-promql-diff test-write-compliance interop-minio help build run test race lint fmt fuzz bench bench-log bench-read bench-write golden crash demo demo-s3 interop interop-engines interop-prometheus interop-write interop-read ci clean
 
 help: ## list the targets
 	@awk 'BEGIN{FS=":.*## "} /^[a-z0-9-]+:.*## /{printf "  %-20s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: $(TOOLS)/bin/versitygw ## run all tests
 test-promql: ## upstream's whole suite of PromQL over a table in the head, in files, and half compacted: passed/total
 	@out=$$($(GO) test -count=1 -v -run '^TestPromQLBuiltin$$' ./api/prom); rc=$$?; \
 	  printf '%s\n' "$$out" | grep -E 'files passed|compactions|^( *--- FAIL|FAIL|ok)'; exit $$rc
+
+test-promql-diff: ## over a thousand queries against the HTTP API and an upstream Prometheus with the same samples: passed/total
+	@out=$$($(GO) test -count=1 -v -run '^TestPromQLDiff$$' ./api/prom); rc=$$?; \
+	  printf '%s\n' "$$out" | grep -E 'promql-diff:|want |got  |promdiff_test.go|^( *--- FAIL|FAIL|ok)'; exit $$rc
 
 race: $(TOOLS)/bin/versitygw ## run all tests under the race detector
 	$(GO) test -race $(PKG)

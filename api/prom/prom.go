@@ -47,6 +47,9 @@ type Options struct {
 	// StartTimestamps lets rate() and its like take the samples' start times
 	// into account. Default off, as in Prometheus.
 	StartTimestamps bool
+	// Language turns on what Prometheus has behind feature flags, such as
+	// experimental functions. Default none of it.
+	Language parser.Options
 	// MaxSamples bounds the samples that one query loads, and those that it
 	// computes with at a time. Default 50 million, as in Prometheus.
 	MaxSamples int
@@ -100,6 +103,7 @@ func NewEngine(o Options) *promql.Engine {
 		EnableAtModifier:         true, EnableNegativeOffset: true,
 		ActiveQueryTracker: make(gate, o.MaxConcurrency),
 		UseStartTimestamps: o.StartTimestamps,
+		Parser:             parser.NewParser(o.Language),
 	})
 }
 
@@ -158,7 +162,7 @@ func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 		none.notifications, none.subscribe, o.Registry, o.Registry, nil,
 		false, nil, false, false, false, false, o.LookbackDelta, false, false,
 		statusOf, features.NewRegistry(), v1.OpenAPIOptions{Version: o.Version},
-		parser.NewParser(parser.Options{}),
+		parser.NewParser(o.Language),
 	)
 	router := route.New()
 	api.Register(router)
