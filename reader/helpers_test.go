@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -341,6 +342,24 @@ func mustQuery(t *testing.T, r *Reader, at txlog.At, want string) {
 
 // memHead is a head in memory.
 type memHead []series.Series
+
+func (h memHead) LabelNames(sel series.Selector) []string {
+	names := map[string]struct{}{}
+	for s := range h.Select(sel) {
+		s.Labels.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
+	}
+	return slices.Collect(maps.Keys(names))
+}
+
+func (h memHead) LabelValues(name string, sel series.Selector) []string {
+	values := map[string]struct{}{}
+	for s := range h.Select(sel) {
+		if v := s.Labels.Get(name); v != "" {
+			values[v] = struct{}{}
+		}
+	}
+	return slices.Collect(maps.Keys(values))
+}
 
 func (h memHead) Select(sel series.Selector) iter.Seq[series.Series] {
 	return func(yield func(series.Series) bool) {

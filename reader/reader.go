@@ -37,6 +37,10 @@ type HeadView interface {
 	// Select yields matching series in the order of series.Compare with
 	// samples strictly ascending by (Time, Nanos).
 	Select(series.Selector) iter.Seq[series.Series]
+	// LabelNames and LabelValues tell of the series that Select would yield, in
+	// any order, each text once.
+	LabelNames(series.Selector) []string
+	LabelValues(name string, sel series.Selector) []string
 	// Range covers its samples; ok is false where there are none.
 	Range() (r series.TimeRange, ok bool)
 	// Err is not nil where the view lacks something that was acknowledged:

@@ -61,7 +61,7 @@ func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series
 			}
 			return open.Select(ctx, sel, nil)
 		}
-		for s, err := range v.merged(ctx, sel, l.Files, nil, 0, read) {
+		for s, err := range v.merged(ctx, sel, l.Files, v.head, nil, 0, read) {
 			if err != nil {
 				fail(err)
 				return
@@ -172,7 +172,7 @@ type readFunc func(f *planner.File, open *chunk.File, ctx context.Context) iter.
 // merged merges what read finds in each of the files with the head, and with
 // series that are known, which are weaker than both. Each file is read so many
 // batches ahead.
-func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
+func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, head HeadView, known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		if err := v.Check(); err != nil {
 			yield(merge.Series{}, err)
@@ -191,8 +191,8 @@ func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.
 			f := &files[i]
 			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, ahead, read)})
 		}
-		if v.head != nil {
-			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(v.head, sel)})
+		if head != nil {
+			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(head, sel)})
 		}
 		for s, err := range merge.Sources(sources...) {
 			if !yield(s, err) || err != nil {
@@ -371,7 +371,7 @@ func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series
 			yield(labels.EmptyLabels(), v.failed("list series", err))
 			return
 		}
-		for s, err := range v.labelSets(ctx, sel, l.uncovered(), l.found.Series) {
+		for s, err := range v.labelSets(ctx, sel, l.uncovered(), v.head, l.found.Series) {
 			if !yield(s.Labels, err) || err != nil {
 				return
 			}
@@ -388,7 +388,7 @@ func (l *located) uncovered() []planner.File {
 }
 
 // labelSets yields the selected label sets of files and head, and those known.
-func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, known []index.Series) iter.Seq2[index.Series, error] {
+func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, head HeadView, known []index.Series) iter.Seq2[index.Series, error] {
 	read := func(_ *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error] {
 		return func(yield func(chunk.Series, error) bool) {
 			for s, err := range open.Series(ctx, sel, nil) {
@@ -400,7 +400,7 @@ func (v *View) labelSets(ctx context.Context, sel series.Selector, files []plann
 		}
 	}
 	return func(yield func(index.Series, error) bool) {
-		for s, err := range v.merged(ctx, sel, files, known, 0, read) {
+		for s, err := range v.merged(ctx, sel, files, head, known, 0, read) {
 			if err != nil {
 				yield(index.Series{}, v.failed("list series", err))
 				return
@@ -419,7 +419,8 @@ func (v *View) LabelNames(ctx context.Context, sel series.Selector, limit int) (
 	ask := func(files []string) (names, uncovered []string, err error) {
 		return v.reader.opts.Index.LabelNames(ctx, v.snapshot, sel, files, limit)
 	}
-	return v.texts(ctx, sel, limit, ask, func(l series.Labels, add func(string)) {
+	inHead := func(h HeadView) []string { return h.LabelNames(sel) }
+	return v.texts(ctx, sel, limit, ask, inHead, func(l series.Labels, add func(string)) {
 		l.Range(func(l labels.Label) { add(l.Name) })
 	})
 }
@@ -431,16 +432,17 @@ func (v *View) LabelValues(ctx context.Context, name string, sel series.Selector
 	ask := func(files []string) (values, uncovered []string, err error) {
 		return v.reader.opts.Index.LabelValues(ctx, v.snapshot, name, sel, files, limit)
 	}
-	return v.texts(ctx, sel, limit, ask, func(l series.Labels, add func(string)) {
+	inHead := func(h HeadView) []string { return h.LabelValues(name, sel) }
+	return v.texts(ctx, sel, limit, ask, inHead, func(l series.Labels, add func(string)) {
 		if value := l.Get(name); value != "" {
 			add(value)
 		}
 	})
 }
 
-// texts joins what the index says with what the rest of the files and the head
+// texts joins what the index says with what the head and the rest of the files
 // hold.
-func (v *View) texts(ctx context.Context, sel series.Selector, limit int, ask func(files []string) (texts, uncovered []string, err error), of func(l series.Labels, add func(string))) ([]string, error) {
+func (v *View) texts(ctx context.Context, sel series.Selector, limit int, ask func(files []string) (texts, uncovered []string, err error), inHead func(HeadView) []string, of func(l series.Labels, add func(string))) ([]string, error) {
 	scan, err := v.plan(sel)
 	if err != nil {
 		return nil, v.failed("list labels", err)
@@ -458,7 +460,12 @@ func (v *View) texts(ctx context.Context, sel series.Selector, limit int, ask fu
 		scan.Files = slices.DeleteFunc(scan.Files, func(f planner.File) bool { return !left[f.Add.Path] })
 	}
 	set := map[string]struct{}{}
-	for l, err := range v.labelSets(ctx, sel, scan.Files, nil) {
+	if v.head != nil {
+		for _, s := range inHead(v.head) {
+			set[s] = struct{}{}
+		}
+	}
+	for l, err := range v.labelSets(ctx, sel, scan.Files, nil, nil) {
 		if err != nil {
 			return nil, err
 		}

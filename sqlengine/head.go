@@ -2,7 +2,6 @@ package sqlengine
 
 import (
 	"context"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -236,18 +235,7 @@ func (s *headScan) writeShared(v *columnOut, place int, name string, i int) erro
 	return nil
 }
 
-// labelNamer is a head that knows its label names without a pass over its
-// series.
-type labelNamer interface{ LabelNames() []string }
-
 // labelNames returns the names of all labels in a head.
 func labelNames(h reader.HeadView) []string {
-	if n, ok := h.(labelNamer); ok {
-		return n.LabelNames()
-	}
-	names := map[string]struct{}{}
-	for s := range h.Select(series.Selector{Range: series.AllTime}) {
-		s.Labels.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
-	}
-	return slices.Sorted(maps.Keys(names))
+	return slices.Sorted(slices.Values(h.LabelNames(series.Selector{Range: series.AllTime})))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -292,6 +293,24 @@ func one(v float64, l labels.Labels, at ...int64) series.Series {
 
 // memHead is a head in memory.
 type memHead []series.Series
+
+func (h memHead) LabelNames(sel series.Selector) []string {
+	names := map[string]struct{}{}
+	for s := range h.Select(sel) {
+		s.Labels.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
+	}
+	return slices.Collect(maps.Keys(names))
+}
+
+func (h memHead) LabelValues(name string, sel series.Selector) []string {
+	values := map[string]struct{}{}
+	for s := range h.Select(sel) {
+		if v := s.Labels.Get(name); v != "" {
+			values[v] = struct{}{}
+		}
+	}
+	return slices.Collect(maps.Keys(values))
+}
 
 func (h memHead) Select(sel series.Selector) iter.Seq[series.Series] {
 	return func(yield func(series.Series) bool) {
