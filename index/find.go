@@ -18,10 +18,12 @@ import (
 
 // Find locates the series that a selector picks in the given files, paths as
 // the snapshot logs them. Segments are read beside each other; each costs,
-// where nothing is cached, a request for its directory, one for values, one
-// for long postings, and one for series or a few more where these are many.
+// where nothing is cached, a request for its directory and small labels, one
+// for values of large ones, one for long postings where values alone do not
+// narrow it down to a few pages, and one for series or a few more where these
+// are many.
 //
-// A file is covered if a segment that knows it can be read within the limits,
+// A file is covered if the segments that know it can be read within the limits,
 // and for less than the file's own identifying columns would take. The only
 // error is that of ctx.
 func (x *Index) Find(ctx context.Context, snap *txlog.Snapshot, sel series.Selector, files []string, limit Limits) (Found, error) {
@@ -271,13 +273,15 @@ func (s *segment) starts(p int, raw []byte) (body, starts []byte, err error) {
 	return raw[:len(raw)-n], raw[len(raw)-n:], nil
 }
 
+// errPage is made once: making it takes longer than reading a series.
+var errPage = fmt.Errorf("%w: page of series", ErrCorrupt)
+
 // page calls each for the wanted series of page p.
 func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(row) error) error {
 	if len(d.last) != len(s.labels) {
 		d.last, d.set = make([][]byte, len(s.labels)), make([]bool, len(s.labels))
 	}
 	clear(d.set)
-	fault := fmt.Errorf("%w: page of series", ErrCorrupt)
 	body, starts, err := s.starts(p, raw)
 	if err != nil {
 		return err
@@ -290,7 +294,7 @@ func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(
 			if to := (int(want[0]) - first) / s.restarts; to > (o-first)/s.restarts {
 				at := int64(binary.LittleEndian.Uint32(starts[4*to:]))
 				if at > int64(len(body)) {
-					return fault
+					return errPage
 				}
 				o, r.b = first+to*s.restarts, body[at:]
 				clear(d.set)
@@ -301,14 +305,14 @@ func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(
 		wanted := int(want[0]) == o
 		head := r.bytes(8)
 		if head == nil {
-			return fault
+			return errPage
 		}
 		id := series.ID(binary.LittleEndian.Uint64(head))
 		d.builder.Reset()
 		for range r.count() {
 			i := r.int(len(s.labels) - 1)
 			if r.bad {
-				return fault
+				return errPage
 			}
 			if !d.set[i] {
 				d.set[i], d.last[i] = true, d.last[i][:0]
@@ -331,7 +335,7 @@ func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(
 			}
 		}
 		if r.bad {
-			return fault
+			return errPage
 		}
 		if !wanted {
 			continue
@@ -346,7 +350,7 @@ func (d *decoding) page(s *segment, p int, raw []byte, want []uint32, each func(
 		}
 	}
 	if len(want) > 0 {
-		return fault
+		return errPage
 	}
 	return nil
 }

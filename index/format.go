@@ -103,10 +103,15 @@ type reading struct {
 
 func (r *reading) uvarint() uint64 {
 	if len(r.b) > 0 && r.b[0] < 0x80 { // most are
-		v := r.b[0]
+		v := uint64(r.b[0])
 		r.b = r.b[1:]
-		return uint64(v)
+		return v
 	}
+	return r.long()
+}
+
+// long reads a number of any length.
+func (r *reading) long() uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
 		r.bad, r.b = true, nil
