@@ -27,9 +27,12 @@ func (s *tableSeries) Labels() labels.Labels { return s.labels }
 func (s *tableSeries) Iterator(again chunkenc.Iterator) chunkenc.Iterator {
 	it, ok := again.(*iterator)
 	if !ok {
-		it = &iterator{}
+		it = &iterator{first: true}
+	} else {
+		it.release()
+		it.first = false
 	}
-	*it = iterator{series: s, points: s.points, loaded: s.stream == nil, at: -1}
+	*it = iterator{series: s, points: s.points, loaded: s.stream == nil, at: -1, first: it.first}
 	return it
 }
 
@@ -40,6 +43,19 @@ type iterator struct {
 	loaded bool
 	at     int // -1: before the first
 	err    error
+	// An iterator that is used for one series after another holds the samples
+	// of one. Others may be many, and what they hold is counted.
+	first bool
+	held  int64 // bytes that are counted
+}
+
+// release gives back what the iterator holds of a stream.
+func (it *iterator) release() {
+	if it.held > 0 {
+		// It cannot fail: less is held than before.
+		_ = it.series.stream.hold(-it.held)
+		it.held = 0
+	}
 }
 
 // ready loads the samples; false is an error.
@@ -47,6 +63,15 @@ func (it *iterator) ready() bool {
 	if !it.loaded {
 		it.loaded = true
 		it.points, it.err = it.series.stream.points(it.series)
+		if it.err == nil && it.first {
+			it.points = it.points.alone()
+			n := it.points.bytes()
+			if it.err = it.series.stream.hold(n); it.err == nil {
+				it.held = n
+			} else {
+				it.points, it.err = points{}, tableError{it.err}
+			}
+		}
 	}
 	return it.err == nil
 }

@@ -53,6 +53,11 @@ type Options struct {
 	// MaxSamples bounds the samples that one query loads, and those that it
 	// computes with at a time. Default 50 million, as in Prometheus.
 	MaxSamples int
+	// QueryBytes bounds the memory for label sets and samples of one query,
+	// Memory that of all queries that share it. Defaults 1 GiB, and 2 GiB for
+	// this handler alone. What is above either fails with ErrMemory.
+	QueryBytes int64
+	Memory     *Memory
 	// Timeout of one query. Default 2 minutes.
 	Timeout time.Duration
 	// MaxConcurrency is the number of PromQL queries that run at a time; more
@@ -74,6 +79,12 @@ const defaultMaxSamples = 50_000_000
 func (o *Options) EnsureDefaults() {
 	if o.MaxSamples <= 0 {
 		o.MaxSamples = defaultMaxSamples
+	}
+	if o.QueryBytes <= 0 {
+		o.QueryBytes = defaultQueryBytes
+	}
+	if o.Memory == nil {
+		o.Memory = NewMemory(defaultMemoryBytes)
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 2 * time.Minute
@@ -130,7 +141,7 @@ func (g gate) Insert(ctx context.Context, _ string) (int, error) {
 func Handler(o Options) http.Handler {
 	o.EnsureDefaults()
 	q := NewQueryable(o.Reader)
-	q.MaxSamples = o.MaxSamples
+	q.MaxSamples, q.QueryBytes, q.Memory = o.MaxSamples, o.QueryBytes, o.Memory
 	mux := http.NewServeMux()
 	mux.Handle("/", serve(o, q))
 	mux.Handle("GET /api/v1/metadata", metadataHandler(o.Metadata, o.MaxSamples, o.Logger))
@@ -190,6 +201,7 @@ var statuses = []struct {
 	{storage.ErrUnavailable, http.StatusServiceUnavailable},
 	{storage.ErrUnknownOutcome, http.StatusServiceUnavailable}, // of the pin's write
 	{writer.ErrIncomplete, http.StatusServiceUnavailable},
+	{ErrMemory, http.StatusUnprocessableEntity},
 	{writer.ErrOverloaded, http.StatusServiceUnavailable}, // too many tables are open
 	{context.DeadlineExceeded, http.StatusServiceUnavailable},
 }

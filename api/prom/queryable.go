@@ -28,17 +28,27 @@ type Queryable struct {
 	// above it fails as one that exceeds the engine's own limit. 0: no bound.
 	// What is streamed is not held.
 	MaxSamples int
+	// QueryBytes bounds what one query holds in memory: label sets, and samples
+	// that are not streamed. A query above it fails with ErrMemory. Default
+	// 1 GiB; 0: no bound.
+	QueryBytes int64
+	// Memory bounds what all queries hold together, those of other tables that
+	// share it included. Default 2 GiB.
+	Memory *Memory
 	// KeepSamples is how many samples of a selector are kept; those of a larger
 	// one are streamed as the engine asks for them. Default 1 million.
 	KeepSamples int
 }
 
-// defaultKeepSamples takes some 60 MB.
+// defaultKeepSamples takes 16 to 60 MB.
 const defaultKeepSamples = 1_000_000
 
 // NewQueryable wraps a reader, with Prometheus' limit of 50 million samples.
 func NewQueryable(r *reader.Reader) *Queryable {
-	return &Queryable{reader: r, MaxSamples: defaultMaxSamples, KeepSamples: defaultKeepSamples}
+	return &Queryable{
+		reader: r, MaxSamples: defaultMaxSamples, KeepSamples: defaultKeepSamples,
+		QueryBytes: defaultQueryBytes, Memory: NewMemory(defaultMemoryBytes),
+	}
 }
 
 // Querier implements storage.Queryable; mint and maxt are ms since the epoch,
@@ -53,7 +63,7 @@ func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 }
 
 func (q *Queryable) querier(mint, maxt int64) *querier {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples}
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples, queryBytes: q.QueryBytes, memory: q.Memory}
 }
 
 type atKey struct{}
@@ -68,11 +78,14 @@ type querier struct {
 	mint, maxt  int64
 	maxSamples  int
 	keepSamples int
+	queryBytes  int64
+	memory      *Memory
 
 	mu      sync.Mutex // guards the fields below
 	view    *reader.View
 	closed  bool
-	loaded  int // samples held
+	loaded  int   // samples held
+	held    int64 // bytes of memory held
 	streams []*stream
 }
 
@@ -119,6 +132,8 @@ func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
+	q.memory.used.Add(-q.held)
+	q.held = 0
 	if q.view == nil {
 		return nil
 	}
@@ -160,7 +175,7 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 	var found []*tableSeries
 	if hints != nil && hints.Func == "series" {
 		// The series API wants label sets only.
-		found, err = labelSets(ctx, view, sel, limit)
+		found, err = q.labelSets(ctx, view, sel, limit)
 	} else {
 		found, err = q.samples(ctx, view, sel, limit, !sortSeries && limit == 0)
 	}
@@ -186,10 +201,13 @@ func failed(err error) storage.SeriesSet {
 }
 
 // labelSets returns up to limit series without samples; 0 is no limit.
-func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*tableSeries, error) {
+func (q *querier) labelSets(ctx context.Context, view *reader.View, sel series.Selector, limit int) ([]*tableSeries, error) {
 	var found []*tableSeries
 	for l, err := range view.Series(ctx, sel) {
 		if err != nil {
+			return nil, err
+		}
+		if err := q.hold(labelBytes(l)); err != nil {
 			return nil, err
 		}
 		if found = append(found, &tableSeries{labels: l}); len(found) == limit {
@@ -202,6 +220,7 @@ func labelSets(ctx context.Context, view *reader.View, sel series.Selector, limi
 // streamed returns series whose samples are read when they are asked for.
 func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector, chosen *reader.Selection) ([]*tableSeries, error) {
 	from := newStream(ctx, view, sel, chosen)
+	from.hold = q.hold
 	found := make([]*tableSeries, 0, chosen.Labels())
 	var slab []tableSeries // neighbours live as long as each other
 	for s, err := range chosen.Series(ctx) {
@@ -210,6 +229,9 @@ func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Se
 		}
 		if len(slab) == cap(slab) {
 			slab = make([]tableSeries, 0, 256)
+		}
+		if err := q.hold(labelBytes(s.Labels)); err != nil {
+			return nil, err
 		}
 		slab = append(slab, tableSeries{labels: s.Labels, id: s.ID, stream: from})
 		found = append(found, &slab[len(slab)-1])
@@ -239,6 +261,7 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 		return q.streamed(ctx, view, sel, chosen)
 	}
 	kept := 0
+	var bytes int64
 	var found []*tableSeries
 	first := map[series.ID][]*tableSeries{} // those whose first sample needs the one before
 	for s, err := range chosen.Columns(ctx) {
@@ -247,7 +270,8 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 		}
 		n := weight(&s)
 		if kept += n; mayStream && kept > q.keepSamples {
-			if err := q.load(n - kept); err != nil {
+			found, first = nil, nil
+			if err := errors.Join(q.load(n-kept), q.hold(-bytes)); err != nil {
 				return nil, err
 			}
 			return q.streamed(ctx, view, sel, chosen)
@@ -259,6 +283,12 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Labels, err)
 		}
+		p = p.alone()
+		size := labelBytes(s.Labels) + p.bytes()
+		if err := q.hold(size); err != nil {
+			return nil, err
+		}
+		bytes += size
 		m := &tableSeries{labels: s.Labels, id: s.ID, points: p}
 		if p.opensCounter() {
 			first[s.ID] = append(first[s.ID], m)

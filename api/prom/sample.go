@@ -31,6 +31,13 @@ func pointsIn(s *merge.Series) (points, error) {
 	return pointsOf(s.Samples)
 }
 
+// alone returns the points with floats of their own: a few that are kept would
+// hold whole pages, which nobody counts.
+func (p points) alone() points {
+	p.floats = merge.Floats{Times: slices.Clone(p.floats.Times), Values: slices.Clone(p.floats.Values)}
+	return p
+}
+
 // pointsOf keeps, of the samples that share a millisecond, the last one, since
 // Prometheus knows no finer time, and decodes the histograms. Bytes that are
 // no histogram are an error.

@@ -85,7 +85,7 @@ type cardinalities struct {
 
 // cardinalities reads the labels of all series of a version.
 func (q *Queryable) cardinalities(ctx context.Context) (c cardinalities, err error) {
-	v := querier{reader: q.reader}
+	v := q.querier(0, 0)
 	defer func() { err = errors.Join(err, v.Close()) }()
 	view, err := v.open(ctx)
 	if err != nil {

@@ -20,7 +20,8 @@ type stream struct {
 	ctx    context.Context //nolint:containedctx // of the query: iterators have none
 	view   *reader.View
 	sel    series.Selector
-	before *stream // samples shortly before the selection, read when first needed
+	hold   func(int64) error // counts what iterators hold
+	before *stream           // samples shortly before the selection, read when first needed
 
 	mu     sync.Mutex        // guards what follows
 	chosen *reader.Selection // nil: not looked for yet

@@ -1,0 +1,80 @@
+package prom
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+
+	"cardinalsin/series"
+)
+
+// ErrMemory: a query would hold more bytes than it, or all queries together,
+// may.
+var ErrMemory = errors.New("query needs too much memory")
+
+// Memory bounds what all queries that share it hold at a time: label sets, and
+// samples that are not streamed. It may be used concurrently.
+type Memory struct {
+	limit int64
+	used  atomic.Int64
+}
+
+// NewMemory returns room for limit bytes.
+func NewMemory(limit int64) *Memory { return &Memory{limit: limit} }
+
+// Used is how many bytes are held now.
+func (m *Memory) Used() int64 { return m.used.Load() }
+
+const (
+	defaultQueryBytes  = 1 << 30
+	defaultMemoryBytes = 2 << 30
+)
+
+// hold counts bytes that the query holds until it is closed, or gives back
+// those that it holds no more.
+func (q *querier) hold(n int64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return nil // all was given back
+	}
+	if n > 0 && q.queryBytes > 0 && q.held+n > q.queryBytes {
+		return fmt.Errorf("%w: more than the %d bytes that one query may hold", ErrMemory, q.queryBytes)
+	}
+	if all := q.memory.used.Add(n); n > 0 && all > q.memory.limit {
+		q.memory.used.Add(-n)
+		return fmt.Errorf("%w: all queries together would hold more than %d bytes", ErrMemory, q.memory.limit)
+	}
+	q.held += n
+	return nil
+}
+
+// What things take beside their texts and samples.
+const (
+	aSeries    = 200 // tableSeries, where it stands in lists, its place in the index
+	aSample    = 56  // series.Sample
+	aFloat     = 16  // a time and a value
+	aHistogram = 400 // prompb.Histogram, its place in a map
+)
+
+func labelBytes(l labels.Labels) int64 { return int64(l.ByteSize()) + aSeries }
+
+// bytes estimates what points take that share memory with nothing else.
+func (p points) bytes() int64 {
+	n := aFloat*int64(len(p.floats.Times)) + aSample*int64(cap(p.samples))
+	for i := range p.samples {
+		if h := p.histograms[i]; h != nil {
+			n += histogramBytes(&p.samples[i], h)
+		}
+	}
+	return n
+}
+
+func histogramBytes(s *series.Sample, h *prompb.Histogram) int64 {
+	const word = 8
+	return aHistogram + int64(len(s.Histogram)) + word*int64(len(h.PositiveSpans)+len(h.NegativeSpans)+len(h.PositiveDeltas)+len(h.NegativeDeltas)+
+		len(h.PositiveCounts)+len(h.NegativeCounts)+len(h.CustomValues))
+}

@@ -1,0 +1,174 @@
+package prom
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"cardinalsin/series"
+)
+
+// memoryTable has 200 series of floats and 20 of histograms, half of each in
+// files and half in the head.
+func memoryTable(t *testing.T) *table {
+	tb := newTable(t)
+	for part := range 2 {
+		var batch series.Batch
+		for i := range 200 {
+			batch = append(batch, floats(time.Duration(part)*time.Minute, lbl("m", "i", fmt.Sprint(i)), 1, 2, 3, 4))
+		}
+		for i := range 20 {
+			s := floats(time.Duration(part)*time.Minute, lbl("h", "i", fmt.Sprint(i)), 1, 2, 3, 4)
+			for k := range s.Samples {
+				h := prompb.FromIntHistogram(0, tsdbutil.GenerateTestHistogram(int64(k)))
+				s.Samples[k].Histogram = marshalHistogram(t, &h)
+			}
+			batch = append(batch, s)
+		}
+		tb.append(t, batch...)
+		if part == 0 {
+			tb.flush(t)
+		}
+	}
+	return tb
+}
+
+// TestMemoryLimits: label sets, kept samples and what many iterators hold of a
+// stream are counted for the query and for the process; above either limit the
+// error is typed, others go on, and all is given back in the end.
+func TestMemoryLimits(t *testing.T) {
+	ctx := context.Background()
+	tb := memoryTable(t)
+	// drain iterates over all series, with iterators of their own or with one.
+	drain := func(set storage.SeriesSet, own bool) error {
+		var it chunkenc.Iterator
+		var all []chunkenc.Iterator
+		for set.Next() {
+			if own {
+				it = nil
+			}
+			it = set.At().Iterator(it)
+			all = append(all, it)
+			for it.Next() != chunkenc.ValNone {
+			}
+			if it.Err() != nil {
+				return it.Err()
+			}
+		}
+		_ = all
+		return set.Err()
+	}
+	for _, tc := range []struct {
+		name   string
+		metric string
+		sorted bool
+		keep   int
+		own    bool
+		hints  *storage.SelectHints
+		least  int64 // that it must hold
+		most   int64
+		spare  int64 // held on the way and not in the end
+	}{
+		{name: "kept", metric: "m", keep: 1 << 20, least: 200*aSeries + 1600*aFloat, most: 400 << 10},
+		{name: "sorted", metric: "m", sorted: true, least: 200*aSeries + 1600*aFloat, most: 400 << 10},
+		{name: "sorted histograms", metric: "h", sorted: true, least: 20*aSeries + 160*(aHistogram+aSample), most: 400 << 10},
+		{name: "streamed", metric: "m", keep: 100, least: 200 * aSeries, most: 200*aSeries + 200*50, spare: 8 * aSample},
+		{name: "streamed, many iterators", metric: "m", own: true, least: 200*aSeries + 1600*aFloat, most: 400 << 10},
+		{name: "label sets", metric: "m", hints: &storage.SelectHints{Start: at(0), End: at(time.Hour), Func: "series"}, least: 200 * aSeries, most: 200*aSeries + 200*50},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memory := NewMemory(1 << 30)
+			run := func(queryBytes int64, each func(*querier)) error {
+				t.Helper()
+				q := NewQueryable(tb.reader)
+				q.KeepSamples, q.QueryBytes, q.Memory = tc.keep, queryBytes, memory
+				one := q.querier(at(0), at(time.Hour))
+				err := drain(one.Select(ctx, tc.sorted, tc.hints, matchers(t, tc.metric)...), tc.own)
+				if each != nil {
+					each(one)
+				}
+				if e := one.Close(); e != nil {
+					t.Fatal(e)
+				}
+				return err
+			}
+			var held int64
+			err := run(1<<30, func(q *querier) {
+				if held = memory.Used(); held != q.held {
+					t.Errorf("the process holds %d bytes, its only query %d", held, q.held)
+				}
+			})
+			if err != nil || held < tc.least || held > tc.most {
+				t.Fatalf("%d bytes are held, want %d to %d; %v", held, tc.least, tc.most, err)
+			}
+			if err := run(held+tc.spare, nil); err != nil {
+				t.Errorf("just enough for the query: %v", err)
+			}
+			if err := run(held-1, nil); !errors.Is(err, ErrMemory) {
+				t.Errorf("a byte too few for the query: %v", err)
+			}
+			if memory.Used() != 0 {
+				t.Errorf("%d bytes are held after all", memory.Used())
+			}
+			// Another query, which goes on, takes all but a byte of the rest.
+			memory = NewMemory(2*held - 1)
+			err = run(0, func(*querier) {
+				if err := run(0, nil); !errors.Is(err, ErrMemory) {
+					t.Errorf("a byte too few for two queries: %v", err)
+				}
+				if memory.Used() != held {
+					t.Errorf("%d bytes are held beside a query that failed, want %d", memory.Used(), held)
+				}
+			})
+			if err != nil {
+				t.Errorf("the query that was first: %v", err)
+			}
+			if err := run(0, nil); err != nil || memory.Used() != 0 {
+				t.Errorf("once there is room again: %v; %d bytes are held", err, memory.Used())
+			}
+		})
+	}
+}
+
+// TestMemoryAnswers: what is above a limit answers 422 with the reason, and the
+// server lives on.
+func TestMemoryAnswers(t *testing.T) {
+	tb := memoryTable(t)
+	for name, o := range map[string]Options{
+		"query":   {QueryBytes: 60_000},
+		"process": {Memory: NewMemory(60_000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Reader = tb.reader
+			s := httptest.NewServer(Handler(o))
+			defer s.Close()
+			ask := func(query string, want int) string {
+				t.Helper()
+				r := get(t, s.URL+"/api/v1/query?time="+fmt.Sprint(at(2*time.Minute)/1000)+"&query="+url.QueryEscape(query))
+				if r.code != want {
+					t.Errorf("%s: %d, want %d: %s", query, r.code, want, r.body)
+				}
+				return r.body
+			}
+			if body := ask("m", http.StatusUnprocessableEntity); !strings.Contains(body, "60000 bytes") {
+				t.Errorf("the answer does not tell the limit: %s", body)
+			}
+			ask(`m{i="7"}`, http.StatusOK)
+			ask(`h{i="7"}`, http.StatusOK)
+			if o.Memory != nil && o.Memory.Used() != 0 {
+				t.Errorf("%d bytes are held after all", o.Memory.Used())
+			}
+		})
+	}
+}
