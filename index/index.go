@@ -213,6 +213,9 @@ type Options struct {
 	// ValueBytes bounds the values of labels that are kept for calls without
 	// matchers. Default 64 MiB.
 	ValueBytes int64
+	// BlockBytes bounds the blocks that are kept for small questions. Default
+	// 32 MiB.
+	BlockBytes int64
 	// Parallel is the number of segments that one call reads at once. Default
 	// 64.
 	Parallel int
@@ -229,6 +232,9 @@ func (o *Options) EnsureDefaults() {
 	if o.ValueBytes <= 0 {
 		o.ValueBytes = 64 << 20
 	}
+	if o.BlockBytes <= 0 {
+		o.BlockBytes = 32 << 20
+	}
 	if o.Parallel <= 0 {
 		o.Parallel = 64
 	}
@@ -239,9 +245,10 @@ func (o *Options) EnsureDefaults() {
 
 // Index answers from a table's segments. It may be used concurrently.
 type Index struct {
-	log   *txlog.Log
-	opts  Options
-	lists lists
+	log    *txlog.Log
+	opts   Options
+	lists  lists
+	blocks keptBlocks
 
 	mu      sync.Mutex // guards what follows
 	open    map[string]*segment
@@ -252,7 +259,7 @@ type Index struct {
 // New returns the index of a table. It makes no request.
 func New(log *txlog.Log, o Options) *Index {
 	o.EnsureDefaults()
-	return &Index{log: log, opts: o, lists: lists{most: o.ValueBytes}, open: map[string]*segment{}, damaged: map[string]bool{}}
+	return &Index{log: log, opts: o, lists: lists{most: o.ValueBytes}, blocks: keptBlocks{most: o.BlockBytes}, open: map[string]*segment{}, damaged: map[string]bool{}}
 }
 
 // Run is a stretch of rows of one series.

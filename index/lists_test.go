@@ -28,7 +28,7 @@ func TestValuesAreKept(t *testing.T) {
 	b := tb.write(0, 1, metric("cpu", "pod", "c"))
 	later := tb.write(1, 1, metric("cpu", "pod", "b"), metric("cpu", "pod", "d"))
 	tb.index(Policy{MinFiles: 1})
-	x := tb.open(Options{})
+	x := tb.open(Options{BlockBytes: 1}) // which keeps none
 	far(t, tb, x)
 	steps := []struct {
 		name  string

@@ -251,7 +251,10 @@ func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, er
 		for _, p := range t.pages {
 			err := s.values(raw[p.span], func(v *value) bool {
 				if !t.hit(v.text) {
-					return true
+					// Values ascend: past the last one that is looked for
+					// there is nothing.
+					n := len(t.values)
+					return !t.finite || n == 0 || v.text < t.values[n-1]
 				}
 				if t.sets == nil {
 					t.sets = map[int]struct{}{}

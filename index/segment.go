@@ -134,11 +134,6 @@ func (s *segment) isNear(at span) bool {
 	return at.offset >= s.nearAt && at.end() <= s.nearAt+int64(len(s.near))
 }
 
-// blocks reads and opens blocks; spans ascend.
-func (s *segment) blocks(ctx context.Context, spans []span) ([][]byte, error) {
-	return s.stored(ctx, spans, openBlock)
-}
-
 // stored reads blocks and passes each through open. Requests run beside each
 // other.
 func (s *segment) stored(ctx context.Context, spans []span, open func([]byte) ([]byte, error)) ([][]byte, error) {
@@ -333,17 +328,30 @@ func (s *segment) series(ctx context.Context, ordinals []uint32, decode *decodin
 		for i, p := range pages {
 			spans[i] = s.pages[p]
 		}
-		blocks, err := s.stored(ctx, spans, func(b []byte) ([]byte, error) { return b, nil })
+		// Few are worth keeping; many are opened one after another into the
+		// same memory.
+		few := len(spans) <= fewBlocks
+		var blocks [][]byte
+		var err error
+		if few {
+			blocks, err = s.blocks(ctx, spans)
+		} else {
+			blocks, err = s.stored(ctx, spans, func(b []byte) ([]byte, error) { return b, nil })
+		}
 		if err != nil {
 			return err
 		}
 		rest := ordinals[:n]
 		for i, p := range pages {
-			if decode.buf, err = openInto(decode.buf, blocks[i]); err != nil {
-				return err
+			raw := blocks[i]
+			if !few {
+				if decode.buf, err = openInto(decode.buf, raw); err != nil {
+					return err
+				}
+				raw = decode.buf
 			}
 			end := sort.Search(len(rest), func(i int) bool { return int(rest[i]) >= (p+1)*seriesPerPage })
-			if err := decode.page(s, p, decode.buf, rest[:end], each); err != nil {
+			if err := decode.page(s, p, raw, rest[:end], each); err != nil {
 				return err
 			}
 			rest = rest[end:]
