@@ -134,7 +134,12 @@ func (h *head) insert(seq wal.Sequence, b series.Batch, sets *symbols.Batch, now
 		if len(b[i].Samples) == 0 {
 			continue
 		}
+		series := h.count
 		ref := h.find(i, sets.IDs[i], guess)
+		if h.count > series && guess != 0 && int(guess) <= series {
+			// It came in the place of the guess; what comes next is the same.
+			at(h.blocks, ref).after = at(h.blocks, guess).after
+		}
 		if before != 0 && ref != guess {
 			at(h.blocks, before).after = ref
 		}

@@ -29,10 +29,13 @@ type Batch struct {
 	expanded, text       int64
 	shapes, shapeColumns int64
 
-	refs    map[string]uint32 // of texts
-	byLabel map[Label]uint32
-	prev    []place // of the set before, which was sound
-	hashed  []byte  // what the ID is the hash of
+	refs map[string]uint32 // of texts
+	// withValue is, by text, the first label with that value, one more so that
+	// zero is none; byLabel has the others.
+	withValue []uint32
+	byLabel   map[Label]uint32
+	prev      []place // of the set before, which was sound
+	hashed    []byte  // what the ID is the hash of
 }
 
 // Label is one label, as two indexes of texts.
@@ -43,6 +46,7 @@ type Label struct{ Name, Value uint32 }
 // in the set before need not be looked at again.
 type place struct {
 	name, value string
+	nameRef     uint32 // one more, so that zero is not looked up yet
 	label       uint32
 }
 
@@ -74,9 +78,11 @@ func (b *Batch) Add(l series.Labels) (text int, err error) {
 		k++
 		if !sameName || !sameValue {
 			shape = shape && sameName && p.value != "" && l.Value != ""
-			*p = place{name: l.Name, value: l.Value}
+			if p.value = l.Value; !sameName {
+				p.name, p.nameRef = l.Name, 0
+			}
 			if l.Value != "" {
-				p.label = b.label(l)
+				p.label = b.label(p)
 			}
 		}
 		if l.Value == "" {
@@ -106,19 +112,33 @@ func (b *Batch) Add(l series.Labels) (text int, err error) {
 	return text, nil
 }
 
-// label returns the index of a label, which joins the others at first use.
-func (b *Batch) label(l labels.Label) uint32 {
+// label returns the index of the label at a place, which joins the others at
+// first use. Nearly every value is that of one name, and found by itself.
+func (b *Batch) label(p *place) uint32 {
 	if b.refs == nil {
 		b.refs, b.byLabel = map[string]uint32{}, map[Label]uint32{}
 	}
-	key := Label{b.ref(l.Name), b.ref(l.Value)}
-	if i, ok := b.byLabel[key]; ok {
-		return i
+	if p.nameRef == 0 {
+		p.nameRef = b.ref(p.name) + 1
+	}
+	l := Label{p.nameRef - 1, b.ref(p.value)}
+	first := b.withValue[l.Value]
+	if first > 0 && b.labels[first-1] == l {
+		return first - 1
+	}
+	if first > 0 {
+		if i, ok := b.byLabel[l]; ok {
+			return i
+		}
 	}
 	i := uint32(len(b.labels))
-	b.byLabel[key] = i
-	b.labels = append(b.labels, key)
-	b.text += int64(len(l.Name) + len(l.Value))
+	if first == 0 {
+		b.withValue[l.Value] = i + 1
+	} else {
+		b.byLabel[l] = i
+	}
+	b.labels = append(b.labels, l)
+	b.text += int64(len(p.name) + len(p.value))
 	return i
 }
 
@@ -129,6 +149,7 @@ func (b *Batch) ref(text string) uint32 {
 	r := uint32(len(b.texts))
 	b.refs[text] = r
 	b.texts = append(b.texts, text)
+	b.withValue = append(b.withValue, 0)
 	return r
 }
 
@@ -164,7 +185,7 @@ const keptBytes = 4 << 20
 
 // Reset empties the batch and lets go of all labels.
 func (b *Batch) Reset() {
-	if cap(b.sets)*4+cap(b.texts)*64+cap(b.labels)*32+cap(b.ends)*16+cap(b.prev)*40+cap(b.hashed) > keptBytes {
+	if cap(b.sets)*4+cap(b.texts)*68+cap(b.labels)*32+cap(b.ends)*16+cap(b.prev)*40+cap(b.hashed) > keptBytes {
 		*b = Batch{}
 		return
 	}
@@ -174,6 +195,6 @@ func (b *Batch) Reset() {
 	clear(b.prev)
 	*b = Batch{
 		IDs: b.IDs[:0], texts: b.texts[:0], labels: b.labels[:0], sets: b.sets[:0], ends: b.ends[:0],
-		refs: b.refs, byLabel: b.byLabel, prev: b.prev[:0], hashed: b.hashed[:0],
+		refs: b.refs, withValue: b.withValue[:0], byLabel: b.byLabel, prev: b.prev[:0], hashed: b.hashed[:0],
 	}
 }
