@@ -32,6 +32,8 @@ func serverCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for what is read of remote stores"},
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache on disk in `BYTES`"},
 			&ucli.Int64Flag{Name: "cache-memory-bytes", Value: 64 << 20, Usage: "bound of the cache in memory in `BYTES`, 0 for none"},
+			&ucli.Int64Flag{Name: "query-bytes", Value: 1 << 30, Usage: "most `BYTES` of label sets and samples that one PromQL query holds"},
+			&ucli.Int64Flag{Name: "queries-bytes", Value: 2 << 30, Usage: "most `BYTES` that all PromQL queries together hold"},
 			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
 			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
@@ -62,8 +64,11 @@ type serverOptions struct {
 	FlightSQL string
 	// NoQuery leaves that role to other processes.
 	NoQuery bool
-	// StartTimestamps is that of prom.Options.
+	// StartTimestamps and QueryBytes are those of prom.Options, and Memory is
+	// what the queries of all tenants share.
 	StartTimestamps bool
+	QueryBytes      int64
+	Memory          *prom.Memory
 }
 
 func serverFlags(c *ucli.Context) (serverOptions, error) {
@@ -72,6 +77,10 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 		return serverOptions{}, err
 	}
 	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
+	if o.QueryBytes = c.Int64("query-bytes"); o.QueryBytes <= 0 || c.Int64("queries-bytes") <= 0 {
+		return serverOptions{}, fmt.Errorf("%w: --query-bytes and --queries-bytes must be above 0", cli.ErrUsage)
+	}
+	o.Memory = prom.NewMemory(c.Int64("queries-bytes"))
 	o.Tables.CacheBytes, o.Tables.CacheMemoryBytes = c.Int64("cache-bytes"), c.Int64("cache-memory-bytes")
 	if o.Tables.CacheMemoryBytes == 0 {
 		o.Tables.CacheMemoryBytes = -1
@@ -142,7 +151,7 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 			}
 		}
 		o := prom.Options{
-			Reader: db.Reader, StartTimestamps: o.StartTimestamps, Version: cli.Version(), Logger: logger,
+			Reader: db.Reader, StartTimestamps: o.StartTimestamps, QueryBytes: o.QueryBytes, Memory: o.Memory, Version: cli.Version(), Logger: logger,
 			Exemplars: side(ingest.ExemplarsTable(db.TableName())), Metadata: side(ingest.MetadataTable(db.TableName())),
 		}
 		if db == d.DB {
