@@ -65,6 +65,9 @@ type Options struct {
 	// CacheMemoryBytes bounds the ranges in memory. Default 64 MiB; negative:
 	// none.
 	CacheMemoryBytes int64
+	// PageBytes bounds the decoded samples that PromQL keeps between queries, of
+	// all tables together. Default 256 MiB; negative: none.
+	PageBytes int64
 	// CacheEvents hear of damage to the cache, which the Logger hears of, too.
 	CacheEvents cache.Events
 
@@ -81,6 +84,8 @@ type Options struct {
 	OnCall func(meter.Event)
 	// Logger is passed to every part. Default discards.
 	Logger *slog.Logger
+
+	pages *chunk.Pages // what PageBytes bounds; shared by copies of the options
 }
 
 // EnsureDefaults fills in what is unset.
@@ -99,6 +104,12 @@ func (o *Options) EnsureDefaults() {
 	}
 	if o.CacheMemoryBytes == 0 {
 		o.CacheMemoryBytes = 64 << 20
+	}
+	if o.PageBytes == 0 {
+		o.PageBytes = 256 << 20
+	}
+	if o.pages == nil {
+		o.pages = chunk.NewPages(max(o.PageBytes, 0))
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -262,7 +273,7 @@ func open(ctx context.Context, store *meter.Store, c *cache.Cache, opts Options,
 	if err != nil {
 		return nil, errors.Join(err, db.closeWAL())
 	}
-	indexed, read := index.Options{Logger: opts.Logger}, reader.Options{Head: db.head}
+	indexed, read := index.Options{Logger: opts.Logger}, reader.Options{Head: db.head, Pages: opts.pages}
 	if c != nil {
 		indexed.Ranges, read.Ranges = c, c
 	}

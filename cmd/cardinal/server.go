@@ -32,6 +32,7 @@ func serverCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "cache-dir", Value: "./cardinal-cache", Usage: "`DIR` for what is read of remote stores"},
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache on disk in `BYTES`"},
 			&ucli.Int64Flag{Name: "cache-memory-bytes", Value: 64 << 20, Usage: "bound of the cache in memory in `BYTES`, 0 for none"},
+			&ucli.Int64Flag{Name: "page-bytes", Value: 256 << 20, Usage: "bound of decoded samples that PromQL keeps in `BYTES`, 0 for none"},
 			&ucli.Int64Flag{Name: "query-bytes", Value: 1 << 30, Usage: "most `BYTES` of label sets and samples that one PromQL query holds"},
 			&ucli.Int64Flag{Name: "queries-bytes", Value: 2 << 30, Usage: "most `BYTES` that all PromQL queries together hold"},
 			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
@@ -84,6 +85,9 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 	o.Tables.CacheBytes, o.Tables.CacheMemoryBytes = c.Int64("cache-bytes"), c.Int64("cache-memory-bytes")
 	if o.Tables.CacheMemoryBytes == 0 {
 		o.Tables.CacheMemoryBytes = -1
+	}
+	if o.Tables.PageBytes = c.Int64("page-bytes"); o.Tables.PageBytes == 0 {
+		o.Tables.PageBytes = -1
 	}
 	o.Tables.Compactor.Interval = c.Duration("compact-every")
 	writes := false
