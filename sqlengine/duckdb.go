@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -17,13 +18,19 @@ import (
 type database struct {
 	db   duckdb.Database
 	conn duckdb.Connection
+
+	with    settings
+	spill   string            // directory of its own, empty: none
+	paths   []string          // the files that it can open, nil: not locked yet
+	sources *sourceList       // of the scan of our rows
+	views   map[string]string // views that stay the same, by name, see view
 }
 
 // settings bound one database.
 type settings struct {
 	threads     int
 	memoryBytes int64
-	spillDir    string // empty: nothing is spilled
+	spillDir    string // for directories of databases; empty: nothing is spilled
 	spillBytes  int64
 }
 
@@ -61,7 +68,7 @@ func openBare(ctx context.Context) (*database, error) {
 			return nil, fmt.Errorf("open DuckDB: option %s is refused", option[0])
 		}
 	}
-	d := &database{}
+	d := &database{views: map[string]string{}}
 	var message string
 	if duckdb.OpenExt("", &d.db, config, &message) == duckdb.StateError {
 		duckdb.Close(&d.db)
@@ -73,7 +80,8 @@ func openBare(ctx context.Context) (*database, error) {
 	}
 	for _, line := range []string{
 		"SET TimeZone = 'UTC'",
-		"SET enable_external_file_cache = false", // it would die with this database
+		"SET enable_external_file_cache = false", // files are local, and the system has a cache
+		"SET parquet_metadata_cache = true",
 		"SET allow_persistent_secrets = false",
 		"SET temp_directory = ''",
 	} {
@@ -90,12 +98,17 @@ const bareMemoryBytes = 64 << 20
 
 // configure gives the database its settings.
 func (d *database) configure(ctx context.Context, s settings) error {
+	var err error
+	if d.spill, err = spill(s.spillDir); err != nil {
+		return err
+	}
+	d.with = s
 	script := []string{
 		fmt.Sprintf("SET memory_limit = '%dKiB'", max(s.memoryBytes/1024, 1)),
 		fmt.Sprintf("SET threads = %d", s.threads),
 	}
-	if s.spillDir != "" {
-		script = append(script, "SET temp_directory = "+quoteText(s.spillDir))
+	if d.spill != "" {
+		script = append(script, "SET temp_directory = "+quoteText(d.spill))
 	}
 	if s.spillDir != "" && s.spillBytes > 0 {
 		script = append(script, fmt.Sprintf("SET max_temp_directory_size = '%dKiB'", max(s.spillBytes/1024, 1)))
@@ -120,6 +133,7 @@ func (d *database) lock(ctx context.Context, paths []string) error {
 			return fmt.Errorf("lock DuckDB: %w", err)
 		}
 	}
+	d.paths = append([]string{}, paths...)
 	return nil
 }
 
@@ -127,6 +141,9 @@ func (d *database) lock(ctx context.Context, paths []string) error {
 func (d *database) close() {
 	duckdb.Disconnect(&d.conn)
 	duckdb.Close(&d.db)
+	if d.spill != "" {
+		_ = os.RemoveAll(d.spill)
+	}
 }
 
 // interruptEvery is how often a statement is told to stop until it does:

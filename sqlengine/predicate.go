@@ -2,6 +2,7 @@ package sqlengine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -293,7 +294,7 @@ func (u *understanding) compare(c keyColumn, op string, e any) (implied implicat
 // timeRanges evaluates the bounds in the database of the query, inside its
 // transaction, so that now() is the same here and there. A bound that says
 // nothing is all time.
-func (p *parser) timeRanges(ctx context.Context, d *database, bounds []timeBound) ([]series.TimeRange, error) {
+func (q *query) timeRanges(ctx context.Context, bounds []timeBound) ([]series.TimeRange, error) {
 	if len(bounds) == 0 {
 		return nil, nil
 	}
@@ -301,26 +302,9 @@ func (p *parser) timeRanges(ctx context.Context, d *database, bounds []timeBound
 	for i, b := range bounds {
 		list[i] = b.bound
 	}
-	text, err := p.text(ctx, selectTree(list, object{"type": "EMPTY"}, nil))
+	rows, err := q.evaluate(ctx, list)
 	if err != nil {
 		return nil, err
-	}
-	// One row: the type and the µs since the epoch of each bound.
-	outer, names := "", ""
-	for i := range bounds {
-		if i > 0 {
-			outer, names = outer+", ", names+", "
-		}
-		c := "c" + strconv.Itoa(i)
-		names += c
-		outer += fmt.Sprintf("typeof(%s), TRY(epoch_us(CAST(%s AS TIMESTAMPTZ)))::VARCHAR", c, c)
-	}
-	rows, err := d.rows(ctx, "SELECT "+outer+" FROM ("+text+") AS t("+names+")")
-	if err != nil {
-		return nil, err
-	}
-	if len(rows) != 1 {
-		return nil, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
 	}
 	out := make([]series.TimeRange, len(bounds))
 	for i, b := range bounds {
@@ -338,6 +322,53 @@ func (p *parser) timeRanges(ctx context.Context, d *database, bounds []timeBound
 		out[i] = narrow(series.AllTime, b, series.Timestamp(us))
 	}
 	return out, nil
+}
+
+// evaluate returns one row: the type and the µs since the epoch of each of the
+// expressions, which are constant in a transaction.
+func (q *query) evaluate(ctx context.Context, list []any) ([][]string, error) {
+	p := q.engine.parser
+	run, key := p.rows, ""
+	if usesClock(list) {
+		d, err := q.database(ctx)
+		if err != nil {
+			return nil, err
+		}
+		run = d.rows
+	} else {
+		b, err := json.Marshal(list)
+		if err != nil {
+			return nil, fmt.Errorf("encode the parse tree: %w", err)
+		}
+		if rows, ok := q.engine.bounds.get(string(b)); ok {
+			return rows, nil
+		}
+		key = string(b)
+	}
+	text, err := p.text(ctx, selectTree(list, object{"type": "EMPTY"}, nil))
+	if err != nil {
+		return nil, err
+	}
+	outer, names := "", ""
+	for i := range list {
+		if i > 0 {
+			outer, names = outer+", ", names+", "
+		}
+		c := "c" + strconv.Itoa(i)
+		names += c
+		outer += fmt.Sprintf("typeof(%s), TRY(epoch_us(CAST(%s AS TIMESTAMPTZ)))::VARCHAR", c, c)
+	}
+	rows, err := run(ctx, "SELECT "+outer+" FROM ("+text+") AS t("+names+")")
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != 1 {
+		return nil, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
+	}
+	if key != "" && len(key) <= maxKeyBytes {
+		q.engine.bounds.put(key, rows)
+	}
+	return rows, nil
 }
 
 // narrow applies one bound.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -95,6 +94,7 @@ func (e *Engine) Explain(ctx context.Context, sql string, opts QueryOptions) (*E
 	for _, r := range rows {
 		x.Plan += r[len(r)-1]
 	}
+	q.finished = true
 	return x, nil
 }
 
@@ -108,6 +108,8 @@ type query struct {
 	groups    []*group
 	views     []*reader.View
 	db        *database
+	finished  bool // to the last row
+	remade    bool // the statement runs again, see cause
 	release   []func()
 	refusals  []error // of columns that cannot be read, see refuse
 }
@@ -133,7 +135,7 @@ func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*quer
 	q := &query{engine: e, opts: opts, sql: sql, deadline: time.Now().Add(opts.Timeout)}
 	ctx, cancel := context.WithDeadline(ctx, q.deadline)
 	defer cancel()
-	s, err := e.parser.parse(ctx, sql, e.names)
+	s, err := e.parsed(ctx, sql)
 	if err != nil {
 		return nil, q.typed(ctx, err)
 	}
@@ -154,10 +156,32 @@ func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*quer
 	return q, nil
 }
 
+// parsed parses and checks a statement, or knows one. Nobody changes a
+// statement that is remembered: it has no parameters and runs as it is written.
+func (e *Engine) parsed(ctx context.Context, sql string) (*statement, error) {
+	if s, ok := e.statements.get(sql); ok {
+		return s, nil
+	}
+	s, err := e.parser.parse(ctx, sql, e.names)
+	if err != nil || s.qualified || len(sql) > maxKeyBytes {
+		return s, err
+	}
+	_, names, err := s.parameters()
+	if err != nil || len(names) > 0 || slices.ContainsFunc(s.refs, func(r *tableRef) bool { return r.at != nil }) {
+		return s, err
+	}
+	e.statements.put(sql, s)
+	return s, nil
+}
+
 // close frees everything, in the order that pins demand: DuckDB first.
 func (q *query) close() {
 	if q.db != nil {
-		q.db.close()
+		if q.keepable() {
+			q.engine.spares.keep(q.db)
+		} else {
+			q.db.close()
+		}
 		q.db = nil
 	}
 	for _, v := range q.views {
@@ -285,51 +309,6 @@ func (q *query) prepare(ctx context.Context) error {
 	return q.build(ctx)
 }
 
-// build makes the database.
-func (q *query) build(ctx context.Context) error {
-	s := settings{threads: q.engine.opts.Threads, memoryBytes: q.opts.MemoryBytes, spillBytes: q.engine.opts.SpillBytes}
-	if q.engine.opts.SpillDir != "" {
-		// Two databases must not share one: their files have the same names.
-		dir, err := os.MkdirTemp(q.engine.opts.SpillDir, "sql-")
-		if err != nil {
-			return fmt.Errorf("make spill directory: %w", err)
-		}
-		q.release = append(q.release, func() { _ = os.RemoveAll(dir) })
-		s.spillDir = dir
-	}
-	db, err := q.engine.spares.take(ctx, s)
-	if err != nil {
-		return err
-	}
-	q.db = db
-	// One transaction: now() is the same in all that follows.
-	if err := db.exec(ctx, "BEGIN TRANSACTION"); err != nil {
-		return err
-	}
-	var sources []source
-	for _, g := range q.groups {
-		if sources, err = q.plan(ctx, g, sources); err != nil {
-			return err
-		}
-	}
-	paths, err := q.fetch(ctx)
-	if err != nil {
-		return err
-	}
-	if err := db.register(sources); err != nil {
-		return err
-	}
-	if err := db.lock(ctx, paths); err != nil {
-		return err
-	}
-	for _, g := range q.groups {
-		if err := q.create(ctx, g); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // openViews opens one view for each version.
 func (q *query) openViews(ctx context.Context) error {
 	byAt := map[txlog.At]*reader.View{}
@@ -394,7 +373,7 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 			return nil, err
 		}
 	}
-	if err := t.plan(ctx); err != nil {
+	if err := q.engine.planned(ctx, t); err != nil {
 		return nil, err
 	}
 	if head != nil {
@@ -412,7 +391,7 @@ func (q *query) narrow(ctx context.Context, g *group) error {
 	var each []implication
 	for i, ref := range g.refs {
 		p := understand(ref, columns)
-		bounds, err := q.engine.parser.timeRanges(ctx, q.db, p.bounds)
+		bounds, err := q.timeRanges(ctx, p.bounds)
 		if err != nil {
 			return fmt.Errorf("evaluate time bounds: %w", err)
 		}
@@ -433,55 +412,6 @@ func (q *query) narrow(ctx context.Context, g *group) error {
 		g.rows.sel.Matchers = each[0].matchers()
 	} else {
 		g.rows.sel.Matchers = implication{any: each}.matchers()
-	}
-	return nil
-}
-
-// create makes a group a table of the database, under every name by which the
-// statement knows it.
-func (q *query) create(ctx context.Context, g *group) error {
-	body := fmt.Sprintf("SELECT * FROM %s(%d)", scanFunction, g.source)
-	if g.kind == kindSeries && g.rows.layout == nil {
-		return fmt.Errorf("%w: a table of another engine has no series", ErrSyntax)
-	}
-	if g.rows != nil && q.opts.dry {
-		body = g.rows.empty()
-	} else if g.rows != nil && g.rows.layout == nil {
-		var err error
-		if body, err = g.rows.foreignSQL(ctx, q.engine, q.db); err != nil {
-			return err
-		}
-	} else if g.rows != nil {
-		if err := q.engine.learn(ctx, q.db, g.rows); err != nil {
-			return err
-		}
-		if err := g.rows.findDuplicates(ctx, q.engine.parser, q.db, g.where, g.name+"_twice"); err != nil {
-			return err
-		}
-		body = g.rows.sql()
-	}
-	if g.kind == kindSeries {
-		if err := q.db.exec(ctx, "CREATE TEMP VIEW "+g.name+"_rows AS "+body); err != nil {
-			return fmt.Errorf("make table: %w", err)
-		}
-		body = seriesSQL(g.name+"_rows", g.rows)
-	}
-	names := []string{g.name}
-	if q.sql == q.statement.sql {
-		names = names[:0]
-		for _, ref := range g.refs {
-			if name, _ := ref.node["table_name"].(string); !slices.Contains(names, lower(name)) {
-				names = append(names, lower(name))
-			}
-		}
-	}
-	for i, name := range names {
-		if i > 0 {
-			body = "SELECT * FROM " + quoteName(names[0])
-		}
-		if err := q.db.exec(ctx, "CREATE TEMP VIEW "+quoteName(name)+" AS "+body); err != nil {
-			return fmt.Errorf("make table: %w", err)
-		}
 	}
 	return nil
 }
@@ -529,6 +459,7 @@ func (q *query) cause(ctx context.Context, err error) error {
 		return errors.Join(err, textErr)
 	}
 	q.db.close()
+	q.db, q.remade = nil, true
 	if buildErr := q.build(ctx); buildErr != nil {
 		return errors.Join(err, buildErr)
 	}

@@ -80,6 +80,7 @@ func (r *Rows) next(ctx context.Context) (arrow.RecordBatch, error) {
 			return nil, r.query.typed(ctx, r.query.cause(ctx, err))
 		}
 		if chunk.Ptr == nil {
+			r.query.finished = true
 			return nil, io.EOF
 		}
 		n := int64(duckdb.DataChunkGetSize(chunk))

@@ -111,12 +111,6 @@ func (t *rowsTable) columnLabels() map[string]string {
 	return m
 }
 
-// plan chooses the files.
-func (t *rowsTable) plan(ctx context.Context) (err error) {
-	t.scan, err = t.view.Plan(ctx, t.sel)
-	return err
-}
-
 // all is every file of the scan.
 func (t *rowsTable) all() []int {
 	out := make([]int, len(t.scan.Files))
@@ -423,7 +417,7 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 	if len(queries) == 0 {
 		return nil
 	}
-	if err := d.exec(ctx, "CREATE TEMP TABLE "+name+" AS "+strings.Join(queries, " UNION ")); err != nil {
+	if err := d.exec(ctx, "CREATE OR REPLACE TEMP TABLE "+name+" AS "+strings.Join(queries, " UNION ")); err != nil {
 		return fmt.Errorf("find duplicates: %w", err)
 	}
 	rows, err := d.rows(ctx, "SELECT count(*)::VARCHAR FROM "+name)
@@ -438,7 +432,7 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 
 // keysView names the rows of some files within some intervals.
 func (t *rowsTable) keysView(ctx context.Context, d *database, name string, files []int, intervals []series.TimeRange) error {
-	sql := "CREATE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + t.within(intervals)
+	sql := "CREATE OR REPLACE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + t.within(intervals)
 	if err := d.exec(ctx, sql); err != nil {
 		return fmt.Errorf("find duplicates: %w", err)
 	}

@@ -77,9 +77,12 @@ func (k kind) logical() duckdb.LogicalType {
 	}[k])
 }
 
-// register makes sources readable in the database. They must not change
-// afterwards.
-func (d *database) register(sources []source) error {
+// sourceList is what a database's scan reads. It changes between queries only.
+type sourceList struct{ list []source }
+
+// register makes the sources of d.sources readable in the database.
+func (d *database) register() error {
+	d.sources = &sourceList{}
 	f := duckdb.CreateTableFunction()
 	defer duckdb.DestroyTableFunction(&f)
 	duckdb.TableFunctionSetName(f, scanFunction)
@@ -90,7 +93,7 @@ func (d *database) register(sources []source) error {
 	duckdb.TableFunctionSetBind(f, unsafe.Pointer(C.cardinal_scan_bind))
 	duckdb.TableFunctionSetInit(f, unsafe.Pointer(C.cardinal_scan_init))
 	duckdb.TableFunctionSetFunction(f, unsafe.Pointer(C.cardinal_scan_fill))
-	duckdb.TableFunctionSetExtraInfo(f, hold(sources), unsafe.Pointer(C.cardinal_scan_free))
+	duckdb.TableFunctionSetExtraInfo(f, hold(d.sources), unsafe.Pointer(C.cardinal_scan_free))
 	if duckdb.RegisterTableFunction(d.conn, f) == duckdb.StateError {
 		return errors.New("register the scan of our rows")
 	}
@@ -119,7 +122,7 @@ func cardinal_scan_free(p unsafe.Pointer) {
 //export cardinal_scan_bind
 func cardinal_scan_bind(p unsafe.Pointer) {
 	info := duckdb.BindInfo{Ptr: p}
-	sources := held[[]source](duckdb.BindGetExtraInfo(info))
+	sources := held[*sourceList](duckdb.BindGetExtraInfo(info)).list
 	value := duckdb.BindGetParameter(info, 0)
 	n := duckdb.GetInt64(value)
 	duckdb.DestroyValue(&value)

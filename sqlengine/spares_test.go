@@ -38,7 +38,7 @@ func TestSpares(t *testing.T) {
 	for _, c := range []struct {
 		d    *database
 		want [3]string
-	}{{first, [3]string{"3", "96.0 MiB", dir}}, {second, [3]string{"1", "128.0 MiB", ""}}} {
+	}{{first, [3]string{"3", "96.0 MiB", first.spill}}, {second, [3]string{"1", "128.0 MiB", ""}}} {
 		rows, err := c.d.rows(ctx, "SELECT current_setting('threads')::VARCHAR, current_setting('memory_limit')::VARCHAR, current_setting('temp_directory')::VARCHAR")
 		if err != nil {
 			t.Fatal(err)

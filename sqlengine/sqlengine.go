@@ -52,6 +52,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"cardinalsin/planner"
 	"cardinalsin/reader"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
@@ -180,6 +181,10 @@ type Engine struct {
 	schemas map[string]*footer  // by path
 	shapes  map[string]*footer  // the same by their text
 
+	statements *memo[*statement]   // by their text
+	plans      *memo[planner.Scan] // see planned
+	bounds     *memo[[][]string]   // see timeRanges
+
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
 }
@@ -197,6 +202,7 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		names:  map[string]tableKind{},
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
 		facts:  map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
+		statements: newMemo[*statement](maxStatements), plans: newMemo[planner.Scan](maxPlans), bounds: newMemo[[][]string](maxBounds),
 		sound: map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {

@@ -352,6 +352,34 @@ var constantFunctions = setOf(
 	"to_timestamp", "epoch_ms", "make_timestamp", "make_timestamptz", "make_date", "strptime",
 )
 
+// timelessFunctions are those of them that look at their arguments alone.
+var timelessFunctions = setOf(
+	"+", "-", "*", "/", "trunc", "date_trunc", "datetrunc", "time_bucket", "timezone",
+	"to_microseconds", "to_milliseconds", "to_seconds", "to_minutes", "to_hours", "to_days", "to_weeks", "to_months", "to_years",
+	"to_timestamp", "epoch_ms", "make_timestamp", "make_timestamptz", "make_date", "strptime",
+)
+
+// usesClock reports whether an expression that is constant in a transaction may
+// have another value in another one.
+func usesClock(e any) bool {
+	switch e := e.(type) {
+	case []any:
+		return slices.ContainsFunc(e, usesClock)
+	case object:
+		if e["class"] == "FUNCTION" {
+			if name, _ := e["function_name"].(string); !timelessFunctions[lower(name)] {
+				return true
+			}
+		}
+		for _, v := range e {
+			if usesClock(v) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // lower folds a name as DuckDB does: ASCII letters only.
 func lower(s string) string {
 	return strings.Map(func(r rune) rune {
