@@ -270,7 +270,6 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 		}
 		n := weight(&s)
 		if kept += n; mayStream && kept > q.keepSamples {
-			found, first = nil, nil
 			if err := errors.Join(q.load(n-kept), q.hold(-bytes)); err != nil {
 				return nil, err
 			}
