@@ -185,12 +185,13 @@ func TestNothingIsLeft(t *testing.T) {
 	for i := range int64(50_000) {
 		many = append(many, i)
 	}
-	tb.head = newHead(one(1, lbl("up", "host", "a"), many...), one(1, lbl("up", "host", "b"), many...))
+	tb.head = newHead(one(1, lbl("up", "host", "a"), many...), one(1, lbl("up", "host", "b"), many...),
+		one(1, lbl("up", "host", "c"), many...), one(1, lbl("up", "host", "d"), many...))
 	for range 3 {
 		if got := tb.query(t, "FROM metrics LIMIT 1"); len(got) != 1 {
 			t.Errorf("rows: %q", got)
 		}
-		if got := tb.query(t, "SELECT count(*) FROM metrics"); got[0] != "100000" {
+		if got := tb.query(t, "SELECT count(*) FROM metrics"); got[0] != "200000" {
 			t.Errorf("rows: %q", got)
 		}
 	}

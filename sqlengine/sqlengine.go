@@ -4,8 +4,9 @@
 // It stands on layer 6, above reader, and is the only package that knows
 // DuckDB and the only one with cgo. It writes nothing to the store.
 //
-// A query has a DuckDB of its own, in memory (opening one takes 10 ms, so two
-// wait, opened), with its own limits on memory and threads. It can open the files of the query's
+// A query has a DuckDB to itself, in memory (opening one takes 10 ms, so two
+// wait, opened), with its own limits on memory and threads. Afterwards it may
+// serve others on exactly the same files, one at a time. It can open the files of the query's
 // views and nothing else, and its configuration is locked before the
 // statement is seen. The statement itself is checked on DuckDB's own parse
 // tree (json_serialize_sql): one SELECT, our tables, functions from a list. What the
