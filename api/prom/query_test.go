@@ -87,28 +87,24 @@ func marshalHistogram(t testing.TB, p *prompb.Histogram) []byte {
 	return b
 }
 
-// upstream loads the same into Prometheus' own storage.
+// upstream loads the same into Prometheus' own storage, by nothing of ours.
 func upstream(t testing.TB, all []series.Series) promstorage.SampleAndChunkQueryable {
 	t.Helper()
 	s := teststorage.New(t)
 	app := s.Appender(context.Background())
 	for _, x := range all {
-		p, err := pointsOf(x.Samples)
-		if err != nil {
-			t.Fatal(err)
-		}
-		it := (&tableSeries{points: p}).Iterator(nil)
-		for kind := it.Next(); kind != chunkenc.ValNone; kind = it.Next() {
-			switch kind {
-			case chunkenc.ValFloat:
-				at, v := it.At()
-				_, err = app.Append(0, x.Labels, at, v)
-			case chunkenc.ValHistogram:
-				at, h := it.AtHistogram(nil)
-				_, err = app.AppendHistogram(0, x.Labels, at, h, nil)
-			case chunkenc.ValFloatHistogram:
-				at, h := it.AtFloatHistogram(nil)
-				_, err = app.AppendHistogram(0, x.Labels, at, nil, h)
+		for _, p := range x.Samples {
+			at, err := int64(p.Time)/1000, error(nil)
+			var h prompb.Histogram
+			switch {
+			case p.Histogram == nil:
+				_, err = app.Append(0, x.Labels, at, p.Value)
+			case h.Unmarshal(p.Histogram) != nil:
+				t.Fatalf("%s: a histogram that does not decode", x.Labels)
+			case h.IsFloatHistogram():
+				_, err = app.AppendHistogram(0, x.Labels, at, nil, h.ToFloatHistogram())
+			default:
+				_, err = app.AppendHistogram(0, x.Labels, at, h.ToIntHistogram(), nil)
 			}
 			if err != nil {
 				t.Fatal(err)
