@@ -49,6 +49,9 @@ func (c *pageColumn[T]) page(i int) ([]T, error) {
 	if c.pages[i] != nil {
 		return c.pages[i], nil
 	}
+	if c.new != nil && c.new[i] != nil {
+		return c.new[i], nil
+	}
 	if c.decode == nil {
 		return nil, errNotKept
 	}
@@ -59,7 +62,7 @@ func (c *pageColumn[T]) page(i int) ([]T, error) {
 	if c.new == nil {
 		c.new = make([][]T, len(c.pages))
 	}
-	c.pages[i], c.new[i] = data, data
+	c.new[i] = data
 	return data, nil
 }
 

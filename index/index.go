@@ -84,6 +84,7 @@ import (
 	"sync"
 
 	"cardinalsin/action"
+	"cardinalsin/internal/lru"
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
@@ -259,7 +260,7 @@ type Index struct {
 // New returns the index of a table. It makes no request.
 func New(log *txlog.Log, o Options) *Index {
 	o.EnsureDefaults()
-	return &Index{log: log, opts: o, lists: lists{most: o.ValueBytes}, blocks: keptBlocks{most: o.BlockBytes}, open: map[string]*segment{}, damaged: map[string]bool{}}
+	return &Index{log: log, opts: o, lists: lists{lru.New[string, []string](o.ValueBytes)}, blocks: keptBlocks{lru.New[blockKey, []byte](o.BlockBytes)}, open: map[string]*segment{}, damaged: map[string]bool{}}
 }
 
 // Run is a stretch of rows of one series.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/internal/lru"
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/storage/meter"
@@ -60,21 +61,21 @@ func TestBlocksAreKept(t *testing.T) {
 
 // TestKeptBlocksAreBounded: the ones used last stay.
 func TestKeptBlocksAreBounded(t *testing.T) {
-	b := keptBlocks{most: 16 << 10}
+	b := keptBlocks{lru.New[blockKey, []byte](16 << 10)}
 	key := func(i int) blockKey { return blockKey{"s", int64(i)} }
 	b.put(key(-1), make([]byte, 4<<10)) // more than its part
-	if _, ok := b.get(key(-1)); ok {
+	if _, ok := b.Get(key(-1)); ok {
 		t.Error("a block that takes too much is kept")
 	}
 	for i := range 100 {
 		b.put(key(i), bytes.Repeat([]byte{byte(i)}, 1000))
-		b.get(key(0))
-		if b.bytes > b.most || b.bytes < 0 {
-			t.Fatalf("%d bytes are kept", b.bytes)
+		b.Get(key(0))
+		if b.Used() > b.Most() || b.Used() < 0 {
+			t.Fatalf("%d bytes are kept", b.Used())
 		}
 	}
 	for i, want := range map[int]bool{0: true, 1: false, 50: false, 99: true} {
-		raw, ok := b.get(key(i))
+		raw, ok := b.Get(key(i))
 		if ok != want || ok && raw[0] != byte(i) {
 			t.Errorf("block %d is kept: %v, want %v", i, ok, want)
 		}

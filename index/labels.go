@@ -79,7 +79,7 @@ func (x *Index) texts(ctx context.Context, snap *txlog.Snapshot, label string, s
 	key := ""
 	if label != "" && len(sel.Matchers) == 0 {
 		key = listKey(label, claims)
-		if kept, ok := x.lists.get(key); ok {
+		if kept, ok := x.lists.Get(key); ok {
 			for i := range claims {
 				claims[i].ok = true
 			}

@@ -1,27 +1,17 @@
 package index
 
 import (
-	"container/list"
 	"slices"
 	"strings"
-	"sync"
+
+	"cardinalsin/internal/lru"
 )
 
 // lists keeps the values of labels as whole sets of segments have them, since
 // dashboards ask for the same ones over and over. Segments are immutable, so
-// that a list is true for good; the least recently used goes first.
+// that a list is true for good, and must not be changed.
 type lists struct {
-	mu    sync.Mutex // guards what follows
-	most  int64      // bytes
-	bytes int64
-	byKey map[string]*list.Element
-	order list.List // of *keptList, the latest in front
-}
-
-type keptList struct {
-	key    string
-	values []string
-	bytes  int64
+	*lru.Cache[string, []string]
 }
 
 // listKey names all that a label's list follows from: the segments, and the
@@ -47,43 +37,15 @@ func listKey(name string, claims []claim) string {
 	return string(key)
 }
 
-// get returns a list; it must not be changed.
-func (l *lists) get(key string) ([]string, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e, ok := l.byKey[key]
-	if !ok {
-		return nil, false
-	}
-	l.order.MoveToFront(e)
-	return e.Value.(*keptList).values, true
-}
-
 // put keeps a copy of a list, unless it alone is too large.
-func (l *lists) put(key string, values []string) {
+func (l lists) put(key string, values []string) {
 	const each = 16 // of a string, besides its text
-	kept := &keptList{key: key, bytes: int64(2*len(key)) + int64(len(values)*each) + 256}
+	n := int64(2*len(key)) + int64(len(values)*each) + 256
 	for _, v := range values {
-		kept.bytes += int64(len(v))
+		n += int64(len(v))
 	}
-	if kept.bytes > l.most {
-		return
-	}
-	kept.values = pack(values)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.byKey[key]; ok {
-		return
-	}
-	if l.byKey == nil {
-		l.byKey = map[string]*list.Element{}
-	}
-	l.byKey[key] = l.order.PushFront(kept)
-	l.bytes += kept.bytes
-	for l.bytes > l.most {
-		old := l.order.Remove(l.order.Back()).(*keptList)
-		delete(l.byKey, old.key)
-		l.bytes -= old.bytes
+	if n <= l.Most() {
+		l.Put(key, pack(values), n)
 	}
 }
 

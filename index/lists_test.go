@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cardinalsin/internal/lru"
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/storage/meter"
@@ -129,27 +130,38 @@ func (b *brokenOnce) ReadRange(ctx context.Context, store storage.Store, key str
 // TestListsAreBounded: whatever comes, the bytes stay within the bound, and
 // what is asked for stays longest.
 func TestListsAreBounded(t *testing.T) {
-	l := lists{most: 10_000}
+	l := lists{lru.New[string, []string](10_000)}
 	values := []string{strings.Repeat("v", 1000), "w", strings.Repeat("x", 500)}
 	l.put("wanted", values)
 	for i := range 100 {
 		l.put(fmt.Sprint(i), values)
-		if got, ok := l.get("wanted"); !ok || !slices.Equal(got, values) {
+		if got, ok := l.Get("wanted"); !ok || !slices.Equal(got, values) {
 			t.Fatalf("%d: lost %v", i, ok)
 		}
-		var sum int64
-		for e := l.order.Front(); e != nil; e = e.Next() {
-			sum += e.Value.(*keptList).bytes
-		}
-		if l.bytes > l.most || l.bytes != sum || l.order.Len() != len(l.byKey) {
-			t.Fatalf("%d bytes, %d of %d lists", l.bytes, sum, l.order.Len())
+		if l.Used() > l.Most() {
+			t.Fatalf("%d bytes, %d lists", l.Used(), l.Len())
 		}
 	}
-	if len(l.byKey) < 4 {
-		t.Errorf("%d lists are kept", len(l.byKey))
+	var sum int64
+	n := 0
+	for i := range 101 {
+		key := fmt.Sprint(i)
+		if i == 100 {
+			key = "wanted"
+		}
+		if _, ok := l.Get(key); ok {
+			sum += int64(2*len(key)) + 3*16 + 1501 + 256
+			n++
+		}
+	}
+	if l.Used() != sum || l.Len() != n {
+		t.Fatalf("%d bytes of %d lists, %d of %d are there", l.Used(), l.Len(), sum, n)
+	}
+	if l.Len() < 4 {
+		t.Errorf("%d lists are kept", l.Len())
 	}
 	l.put("large", []string{strings.Repeat("v", 10_000)})
-	if _, ok := l.get("large"); ok || len(l.byKey) < 4 {
+	if _, ok := l.Get("large"); ok || l.Len() < 4 {
 		t.Error("a list beyond the bound drove out the others")
 	}
 }
@@ -172,14 +184,14 @@ func TestPack(t *testing.T) {
 // TestListsConcurrently: callers beside each other, with lists that come and go,
 // each get their own.
 func TestListsConcurrently(t *testing.T) {
-	l := lists{most: 3_000}
+	l := lists{lru.New[string, []string](3_000)}
 	var g errgroup.Group
 	for worker := range 4 {
 		g.Go(func() error {
 			for i := range 500 {
 				key := fmt.Sprint((i * (worker + 1)) % 7)
 				want := []string{key, strings.Repeat(key, 100)}
-				if got, ok := l.get(key); ok && !slices.Equal(got, want) {
+				if got, ok := l.Get(key); ok && !slices.Equal(got, want) {
 					return fmt.Errorf("%s: %v", key, got)
 				}
 				l.put(key, want)
@@ -190,7 +202,7 @@ func TestListsConcurrently(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Error(err)
 	}
-	if l.bytes > l.most || len(l.byKey) == 0 || l.order.Len() != len(l.byKey) {
-		t.Errorf("%d bytes, %d lists, %d by key", l.bytes, l.order.Len(), len(l.byKey))
+	if l.Used() > l.Most() || l.Len() == 0 {
+		t.Errorf("%d bytes, %d lists", l.Used(), l.Len())
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"cardinalsin/action"
 	"cardinalsin/chunk"
 	"cardinalsin/index"
+	"cardinalsin/internal/lru"
 	"cardinalsin/lease"
 	"cardinalsin/planner"
 	"cardinalsin/series"
@@ -118,7 +119,7 @@ type rules struct {
 // of other engines.
 func New(log *txlog.Log, pins *lease.Pins, opts Options) *Reader {
 	opts.EnsureDefaults()
-	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads), footers: footers{limit: opts.FooterBytes}}
+	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads), footers: footers{files: lru.New[string, *chunk.File](opts.FooterBytes)}}
 	r.seen.Store(-1)
 	return r
 }

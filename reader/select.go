@@ -313,7 +313,7 @@ func (v *View) file(ctx context.Context, f *planner.File, read readFunc) iter.Se
 		}
 		for s, err := range read(f, open, ctx) {
 			if errors.Is(err, chunk.ErrCorrupt) {
-				v.reader.footers.drop(key) // the store may have the right bytes
+				v.reader.footers.files.Drop(key) // the store may have the right bytes
 			}
 			if !yield(s, err) || err != nil {
 				return

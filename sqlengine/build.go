@@ -177,7 +177,7 @@ func (e *Engine) planned(ctx context.Context, t *rowsTable) (err error) {
 		key.WriteByte(0)
 		key.WriteString(m.String())
 	}
-	if scan, ok := e.plans.get(key.String()); ok {
+	if scan, ok := e.plans.Get(key.String()); ok {
 		t.scan = scan
 		return t.view.Check()
 	}
@@ -185,7 +185,7 @@ func (e *Engine) planned(ctx context.Context, t *rowsTable) (err error) {
 		return err
 	}
 	if len(t.scan.Files) <= maxPlanFiles && key.Len() <= maxKeyBytes {
-		e.plans.put(key.String(), t.scan)
+		e.plans.Put(key.String(), t.scan, 1)
 	}
 	return nil
 }

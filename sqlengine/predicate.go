@@ -340,7 +340,7 @@ func (q *query) evaluate(ctx context.Context, list []any) ([][]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode the parse tree: %w", err)
 		}
-		if rows, ok := q.engine.bounds.get(string(b)); ok {
+		if rows, ok := q.engine.bounds.Get(string(b)); ok {
 			return rows, nil
 		}
 		key = string(b)
@@ -366,7 +366,7 @@ func (q *query) evaluate(ctx context.Context, list []any) ([][]string, error) {
 		return nil, fmt.Errorf("evaluate time bounds: %d rows", len(rows))
 	}
 	if key != "" && len(key) <= maxKeyBytes {
-		q.engine.bounds.put(key, rows)
+		q.engine.bounds.Put(key, rows, 1)
 	}
 	return rows, nil
 }

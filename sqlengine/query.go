@@ -159,7 +159,7 @@ func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*quer
 // parsed parses and checks a statement, or knows one. Nobody changes a
 // statement that is remembered: it has no parameters and runs as it is written.
 func (e *Engine) parsed(ctx context.Context, sql string) (*statement, error) {
-	if s, ok := e.statements.get(sql); ok {
+	if s, ok := e.statements.Get(sql); ok {
 		return s, nil
 	}
 	s, err := e.parser.parse(ctx, sql, e.names)
@@ -170,7 +170,7 @@ func (e *Engine) parsed(ctx context.Context, sql string) (*statement, error) {
 	if err != nil || len(names) > 0 || slices.ContainsFunc(s.refs, func(r *tableRef) bool { return r.at != nil }) {
 		return s, err
 	}
-	e.statements.put(sql, s)
+	e.statements.Put(sql, s, 1)
 	return s, nil
 }
 

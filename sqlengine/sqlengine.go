@@ -53,6 +53,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"cardinalsin/internal/lru"
 	"cardinalsin/planner"
 	"cardinalsin/reader"
 	"cardinalsin/storage"
@@ -182,9 +183,9 @@ type Engine struct {
 	schemas map[string]*footer  // by path
 	shapes  map[string]*footer  // the same by their text
 
-	statements *memo[*statement]   // by their text
-	plans      *memo[planner.Scan] // see planned
-	bounds     *memo[[][]string]   // see timeRanges
+	statements *lru.Cache[string, *statement]   // by their text
+	plans      *lru.Cache[string, planner.Scan] // see planned
+	bounds     *lru.Cache[string, [][]string]   // see timeRanges
 
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
@@ -203,7 +204,7 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		names:  map[string]tableKind{},
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
 		facts:  map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
-		statements: newMemo[*statement](maxStatements), plans: newMemo[planner.Scan](maxPlans), bounds: newMemo[[][]string](maxBounds),
+		statements: lru.New[string, *statement](maxStatements), plans: lru.New[string, planner.Scan](maxPlans), bounds: lru.New[string, [][]string](maxBounds),
 		sound: map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
