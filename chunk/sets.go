@@ -11,20 +11,24 @@ import (
 
 // setShapes is what an encoder has found out of the shapes of a view.
 type setShapes struct {
-	view *symbols.View
-	// shapes says for each shape in which columns its labels go; nil: not
-	// looked at yet.
-	shapes [][]setEntry
+	view   *symbols.View
+	shapes []*setShape // nil: not looked at yet
 	// The metric name that came last.
 	nameCode int32
 	name     string
 }
 
+// setShape is where the labels of a shape go.
+type setShape struct {
+	name   setEntry // the metric name, without a column
+	labels []setEntry
+}
+
 // setEntry is one label of a shape.
 type setEntry struct {
-	column *labelColumn // nil: overflow, or the metric name
+	place  int          // among the codes of a set
 	source int32        // column of the view
-	name   bool
+	column *labelColumn // nil: overflow
 }
 
 // AddSet is [Encoder.Add] of a set of a view, the same view each time; it
@@ -42,17 +46,14 @@ func (e *Encoder) addSet(v *symbols.View, set symbols.Set, id series.ID, samples
 		if e.sets.view != nil {
 			return fmt.Errorf("%w: sets of two views", ErrInvalidInput)
 		}
-		e.sets = setShapes{view: v, shapes: make([][]setEntry, v.Shapes()), nameCode: -1}
+		e.sets = setShapes{view: v, shapes: make([]*setShape, v.Shapes()), nameCode: -1}
 	}
 	shape, err := e.shapeOf(set.Shape())
 	if err != nil {
 		return err
 	}
-	codes := v.Codes(set)
-	for k := range shape {
-		if shape[k].name && codes[k] != e.sets.nameCode {
-			e.sets.nameCode, e.sets.name = codes[k], string(v.Text(shape[k].source, codes[k]))
-		}
+	if code := v.Codes(set)[shape.name.place]; code != e.sets.nameCode {
+		e.sets.nameCode, e.sets.name = code, string(v.Text(shape.name.source, code))
 	}
 	e.current = identity{name: e.sets.name, id: id, view: v, set: set}
 	if err := e.check(samples); err != nil {
@@ -62,24 +63,27 @@ func (e *Encoder) addSet(v *symbols.View, set symbols.Set, id series.ID, samples
 }
 
 // shapeOf finds the columns of a shape.
-func (e *Encoder) shapeOf(shape int32) ([]setEntry, error) {
-	if found := e.sets.shapes[shape]; found != nil {
+func (e *Encoder) shapeOf(number int32) (*setShape, error) {
+	if found := e.sets.shapes[number]; found != nil {
 		return found, nil
 	}
-	var entries []setEntry
-	for _, source := range e.sets.view.ColumnsOf(shape) {
+	shape := &setShape{}
+	for place, source := range e.sets.view.ColumnsOf(number) {
 		label := e.sets.view.Name(source)
-		entry := setEntry{source: source, name: label == series.MetricName, column: e.byLabel[label]}
-		if !entry.name && entry.column == nil && !e.overflow[label] {
-			return nil, fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, label)
+		entry := setEntry{place: place, source: source, column: e.byLabel[label]}
+		if label == series.MetricName {
+			shape.name = entry
+			continue
 		}
-		if c := entry.column; c != nil && len(c.fileCodes) == 0 {
+		if c := entry.column; c == nil && !e.overflow[label] {
+			return nil, fmt.Errorf("%w: label %q was not announced", ErrInvalidInput, label)
+		} else if c != nil && len(c.fileCodes) == 0 {
 			c.fileCodes = append(c.fileCodes, make([]int32, e.sets.view.Values(source))...)
 		}
-		entries = append(entries, entry)
+		shape.labels = append(shape.labels, entry)
 	}
-	e.sets.shapes[shape] = entries
-	return entries, nil
+	e.sets.shapes[number] = shape
+	return shape, nil
 }
 
 // pendSet adds rows of the current set to the pending row group.
@@ -87,23 +91,23 @@ func (e *Encoder) pendSet(samples []series.Sample) {
 	v := e.current.view
 	seg := segment{name: e.current.name, id: e.current.id, rows: int32(len(samples))}
 	at := int32(len(e.pending))
-	shape, codes := e.sets.shapes[e.current.set.Shape()], v.Codes(e.current.set)
-	for k := range shape {
-		c := shape[k].column
+	codes := v.Codes(e.current.set)
+	entries := e.sets.shapes[e.current.set.Shape()].labels
+	for i := range entries {
+		l := &entries[i]
+		c, value := l.column, codes[l.place]
 		if c == nil {
-			if !shape[k].name {
-				l := labels.Label{Name: v.Name(shape[k].source), Value: string(v.Text(shape[k].source, codes[k]))}
-				seg.overflow = append(seg.overflow, l)
-				e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
-			}
+			l := labels.Label{Name: v.Name(l.source), Value: string(v.Text(l.source, value))}
+			seg.overflow = append(seg.overflow, l)
+			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
 			continue
 		}
-		code := c.fileCodes[codes[k]] - 1
+		code := c.fileCodes[value] - 1
 		if code < 0 {
-			text := v.Text(shape[k].source, codes[k])
+			text := v.Text(l.source, value)
 			code = c.dict.Append(text)
-			c.fileCodes[codes[k]] = code + 1
-			c.used = append(c.used, codes[k])
+			c.fileCodes[value] = code + 1
+			c.used = append(c.used, value)
 			e.pendingBytes += len(text)
 		}
 		c.segments, c.codes = append(c.segments, at), append(c.codes, code)

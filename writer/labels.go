@@ -1,7 +1,10 @@
 package writer
 
 import (
-	"math/bits"
+	"maps"
+	"slices"
+
+	"github.com/RoaringBitmap/roaring/v2"
 
 	"cardinalsin/internal/symbols"
 	"cardinalsin/series"
@@ -12,15 +15,15 @@ import (
 func (v *HeadView) LabelNames(sel series.Selector) []string {
 	seen := map[string]bool{}
 	for _, p := range v.parts {
-		var shapes set
-		sets := p.eachSet(sel, func(_ *symbols.View, s symbols.Set) { shapes.add(s.Shape()) })
-		shapes.each(func(shape int32) {
-			for _, column := range sets.ColumnsOf(shape) {
+		var shapes roaring.Bitmap
+		sets := p.eachSet(sel, func(_ *symbols.View, s symbols.Set) { shapes.Add(uint32(s.Shape())) })
+		for shape := range roaring.Values(&shapes) {
+			for _, column := range sets.ColumnsOf(int32(shape)) {
 				seen[sets.Name(column)] = true
 			}
-		})
+		}
 	}
-	return keys(seen)
+	return slices.Collect(maps.Keys(seen))
 }
 
 // LabelValues returns the values of one label among the series that the selector
@@ -28,7 +31,7 @@ func (v *HeadView) LabelNames(sel series.Selector) []string {
 func (v *HeadView) LabelValues(name string, sel series.Selector) []string {
 	seen := map[string]bool{}
 	for _, p := range v.parts {
-		var codes set
+		var codes roaring.Bitmap
 		var where []int32
 		column, known := int32(0), false
 		sets := p.eachSet(sel, func(sets *symbols.View, s symbols.Set) {
@@ -40,20 +43,14 @@ func (v *HeadView) LabelValues(name string, sel series.Selector) []string {
 				return
 			}
 			if code, ok := codeOf(sets, s, column, where); ok {
-				codes.add(code)
+				codes.Add(uint32(code))
 			}
 		})
-		codes.each(func(code int32) { seen[string(sets.Text(column, code))] = true })
+		for code := range roaring.Values(&codes) {
+			seen[string(sets.Text(column, int32(code)))] = true
+		}
 	}
-	return keys(seen)
-}
-
-func keys(m map[string]bool) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	return out
+	return slices.Collect(maps.Keys(seen))
 }
 
 // eachSet calls do for the label set of each series that the selector picks and
@@ -95,22 +92,4 @@ func anyIn(in []sample, r series.TimeRange) bool {
 		}
 	}
 	return false
-}
-
-// set is a set of small numbers.
-type set struct{ words []uint64 }
-
-func (s *set) add(n int32) {
-	for int(n>>6) >= len(s.words) {
-		s.words = append(s.words, 0)
-	}
-	s.words[n>>6] |= 1 << (n & 63)
-}
-
-func (s *set) each(do func(int32)) {
-	for i, w := range s.words {
-		for ; w != 0; w &= w - 1 {
-			do(int32(i<<6 + bits.TrailingZeros64(w)))
-		}
-	}
 }

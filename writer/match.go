@@ -103,12 +103,14 @@ func (m *matching) each(p headPart, do func(refs []idRef) bool) {
 	}
 	if all > p.h.scan && len(m.wanted) > 0 {
 		if refs, ok := p.h.postings.find(p.count, m); ok {
-			byMetric := map[int][]idRef{}
+			byMetric := map[int32][]idRef{}
+			names, _ := m.sets.Column(series.MetricName)
+			where := make([]int32, m.sets.Shapes())
 			for _, r := range refs {
-				code := int(m.sets.NameCode(at(m.blocks, r.ref).set))
+				code, _ := codeOf(m.sets, at(m.blocks, r.ref).set, names, where) // each set has one
 				byMetric[code] = append(byMetric[code], r)
 			}
-			candidates = func(metric int) []idRef { return byMetric[metric] }
+			candidates = func(metric int) []idRef { return byMetric[int32(metric)] }
 		}
 	}
 	for _, metric := range m.metrics {

@@ -75,10 +75,9 @@ func (d *Dictionary) Code(text string) (code int32, fresh bool) {
 	if s.code != 0 {
 		return s.code - 1, false
 	}
-	d.page = append(binary.LittleEndian.AppendUint32(d.page, uint32(len(text))), text...)
-	d.ends = append(d.ends, len(d.page))
-	*s = slot{uint32(h >> 32), int32(len(d.ends))}
-	return s.code - 1, true
+	code = appendTo(&d.texts, text)
+	*s = slot{uint32(h >> 32), code + 1}
+	return code, true
 }
 
 // Find returns the code of a text; ok is false where it has none.
@@ -104,7 +103,10 @@ func (d *Dictionary) find(text string) (s *slot, h uint64) {
 
 // Append gives a text that is known to be new the next code, and does not
 // look. A dictionary that is filled so cannot be asked for a text.
-func (d *Dictionary) Append(text []byte) int32 {
+func (d *Dictionary) Append(text []byte) int32 { return appendTo(&d.texts, text) }
+
+// appendTo gives a text the next code.
+func appendTo[T string | []byte](d *texts, text T) int32 {
 	d.page = append(binary.LittleEndian.AppendUint32(d.page, uint32(len(text))), text...)
 	d.ends = append(d.ends, len(d.page))
 	return int32(len(d.ends) - 1)

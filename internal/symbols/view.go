@@ -35,9 +35,6 @@ func (t *Table) View() *View {
 	return v
 }
 
-// Columns is the number of label names.
-func (v *View) Columns() int { return len(v.columns) }
-
 // Name is the label name of a column.
 func (v *View) Name(column int32) string { return v.columns[column].name }
 
@@ -76,18 +73,6 @@ func (v *View) Labels(s Set, b *labels.ScratchBuilder) series.Labels {
 		b.Add(col.name, string(col.Text(codes[k])))
 	}
 	return b.Labels()
-}
-
-// NameCode is the code of a set's metric name among the values of __name__;
-// the set must have one.
-func (v *View) NameCode(s Set) int32 {
-	codes := v.Codes(s)
-	for k, c := range v.shapes[s.shape] {
-		if v.columns[c].name == series.MetricName {
-			return codes[k]
-		}
-	}
-	panic("symbols: a label set without a metric name")
 }
 
 // Compare orders two sets as labels.Compare does their labels.
