@@ -323,20 +323,41 @@ func conjuncts(e any, out []any) []any {
 // dependsOnRows reports whether an expression has another value in another
 // row or run: columns, queries, parameters.
 func dependsOnRows(e any) bool {
-	switch e := e.(type) {
-	case []any:
-		return slices.ContainsFunc(e, dependsOnRows)
-	case object:
-		switch e["class"] {
+	return anyNode(e, func(n object) bool {
+		switch n["class"] {
 		case "COLUMN_REF", "LAMBDA", "LAMBDA_REF", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW", "DEFAULT":
 			return true
 		case "FUNCTION":
-			if name, _ := e["function_name"].(string); !constantFunctions[lower(name)] {
-				return true
-			}
+			name := functionName(n)
+			return !timelessFunctions[name] && !clockFunctions[name]
+		}
+		return false
+	})
+}
+
+// usesClock reports whether an expression that is constant in a transaction may
+// have another value in another one.
+func usesClock(e any) bool {
+	return anyNode(e, func(n object) bool { return n["class"] == "FUNCTION" && !timelessFunctions[functionName(n)] })
+}
+
+func functionName(n object) string {
+	name, _ := n["function_name"].(string)
+	return lower(name)
+}
+
+// anyNode reports whether a parse tree has a node such as is says.
+func anyNode(e any, is func(object) bool) bool {
+	below := func(v any) bool { return anyNode(v, is) }
+	switch e := e.(type) {
+	case []any:
+		return slices.ContainsFunc(e, below)
+	case object:
+		if is(e) {
+			return true
 		}
 		for _, v := range e {
-			if dependsOnRows(v) {
+			if below(v) {
 				return true
 			}
 		}
@@ -344,41 +365,16 @@ func dependsOnRows(e any) bool {
 	return false
 }
 
-// constantFunctions have one value throughout a transaction.
-var constantFunctions = setOf(
-	"now", "get_current_timestamp", "transaction_timestamp", "today", "current_date", "ago",
-	"+", "-", "*", "/", "trunc", "date_trunc", "datetrunc", "time_bucket", "timezone",
-	"to_microseconds", "to_milliseconds", "to_seconds", "to_minutes", "to_hours", "to_days", "to_weeks", "to_months", "to_years",
-	"to_timestamp", "epoch_ms", "make_timestamp", "make_timestamptz", "make_date", "strptime",
-)
+// clockFunctions have one value throughout a transaction, and another in
+// another one.
+var clockFunctions = setOf("now", "get_current_timestamp", "transaction_timestamp", "today", "current_date", "ago")
 
-// timelessFunctions are those of them that look at their arguments alone.
+// timelessFunctions look at their arguments alone.
 var timelessFunctions = setOf(
 	"+", "-", "*", "/", "trunc", "date_trunc", "datetrunc", "time_bucket", "timezone",
 	"to_microseconds", "to_milliseconds", "to_seconds", "to_minutes", "to_hours", "to_days", "to_weeks", "to_months", "to_years",
 	"to_timestamp", "epoch_ms", "make_timestamp", "make_timestamptz", "make_date", "strptime",
 )
-
-// usesClock reports whether an expression that is constant in a transaction may
-// have another value in another one.
-func usesClock(e any) bool {
-	switch e := e.(type) {
-	case []any:
-		return slices.ContainsFunc(e, usesClock)
-	case object:
-		if e["class"] == "FUNCTION" {
-			if name, _ := e["function_name"].(string); !timelessFunctions[lower(name)] {
-				return true
-			}
-		}
-		for _, v := range e {
-			if usesClock(v) {
-				return true
-			}
-		}
-	}
-	return false
-}
 
 // lower folds a name as DuckDB does: ASCII letters only.
 func lower(s string) string {
