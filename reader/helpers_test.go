@@ -2,12 +2,10 @@ package reader
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +19,7 @@ import (
 	"cardinalsin/index"
 	"cardinalsin/internal/merge"
 	"cardinalsin/lease"
+	"cardinalsin/reader/readertest"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 	"cardinalsin/storage"
@@ -341,68 +340,9 @@ func mustQuery(t *testing.T, r *Reader, at txlog.At, want string) {
 }
 
 // memHead is a head in memory.
-type memHead []series.Series
+type memHead = readertest.Head
 
-func (h memHead) LabelNames(sel series.Selector) []string {
-	names := map[string]struct{}{}
-	for s := range h.Select(sel) {
-		s.Labels.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
-	}
-	return slices.Collect(maps.Keys(names))
-}
-
-func (h memHead) LabelValues(name string, sel series.Selector) []string {
-	values := map[string]struct{}{}
-	for s := range h.Select(sel) {
-		if v := s.Labels.Get(name); v != "" {
-			values[v] = struct{}{}
-		}
-	}
-	return slices.Collect(maps.Keys(values))
-}
-
-func (h memHead) Select(sel series.Selector) iter.Seq[series.Series] {
-	return func(yield func(series.Series) bool) {
-		for _, s := range h {
-			if !sel.Matches(s.Labels) {
-				continue
-			}
-			out := series.Series{Labels: s.Labels}
-			for _, p := range s.Samples {
-				if sel.Range.Contains(p.Time) {
-					out.Samples = append(out.Samples, p)
-				}
-			}
-			if len(out.Samples) > 0 && !yield(out) {
-				return
-			}
-		}
-	}
-}
-
-func (h memHead) Err() error { return nil }
-
-func (h memHead) Range() (r series.TimeRange, ok bool) {
-	for _, s := range h {
-		for _, p := range s.Samples {
-			at := series.TimeRange{Min: p.Time, Max: p.Time}
-			if !ok {
-				r, ok = at, true
-			}
-			r = r.Union(at)
-		}
-	}
-	return r, ok
-}
-
-// newHead sorts series into a head.
-func newHead(all ...series.Series) memHead {
-	h := memHead(slices.Clone(all))
-	slices.SortFunc(h, func(a, b series.Series) int {
-		return cmp.Or(series.Compare(a.Labels, b.Labels, series.IDOf(a.Labels), series.IDOf(b.Labels)))
-	})
-	return h
-}
+func newHead(all ...series.Series) memHead { return readertest.NewHead(all...) }
 
 // refused reports whether an error is one that a reader may meet when vacuum
 // was faster: no answer instead of a wrong one.

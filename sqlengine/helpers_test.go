@@ -7,8 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"iter"
-	"maps"
 	"math"
 	"os"
 	"slices"
@@ -22,6 +20,7 @@ import (
 	"cardinalsin/chunk"
 	"cardinalsin/internal/merge"
 	"cardinalsin/reader"
+	"cardinalsin/reader/readertest"
 	"cardinalsin/series"
 	"cardinalsin/shard"
 	"cardinalsin/storage"
@@ -292,68 +291,9 @@ func one(v float64, l labels.Labels, at ...int64) series.Series {
 }
 
 // memHead is a head in memory.
-type memHead []series.Series
+type memHead = readertest.Head
 
-func (h memHead) LabelNames(sel series.Selector) []string {
-	names := map[string]struct{}{}
-	for s := range h.Select(sel) {
-		s.Labels.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
-	}
-	return slices.Collect(maps.Keys(names))
-}
-
-func (h memHead) LabelValues(name string, sel series.Selector) []string {
-	values := map[string]struct{}{}
-	for s := range h.Select(sel) {
-		if v := s.Labels.Get(name); v != "" {
-			values[v] = struct{}{}
-		}
-	}
-	return slices.Collect(maps.Keys(values))
-}
-
-func (h memHead) Select(sel series.Selector) iter.Seq[series.Series] {
-	return func(yield func(series.Series) bool) {
-		for _, s := range h {
-			if !sel.Matches(s.Labels) {
-				continue
-			}
-			out := series.Series{Labels: s.Labels}
-			for _, p := range s.Samples {
-				if sel.Range.Contains(p.Time) {
-					out.Samples = append(out.Samples, p)
-				}
-			}
-			if len(out.Samples) > 0 && !yield(out) {
-				return
-			}
-		}
-	}
-}
-
-func (h memHead) Err() error { return nil }
-
-func (h memHead) Range() (r series.TimeRange, ok bool) {
-	for _, s := range h {
-		for _, p := range s.Samples {
-			at := series.TimeRange{Min: p.Time, Max: p.Time}
-			if !ok {
-				r, ok = at, true
-			}
-			r = r.Union(at)
-		}
-	}
-	return r, ok
-}
-
-// newHead sorts series into a head.
-func newHead(all ...series.Series) memHead {
-	h := memHead(slices.Clone(all))
-	slices.SortFunc(h, func(a, b series.Series) int {
-		return series.Compare(a.Labels, b.Labels, series.IDOf(a.Labels), series.IDOf(b.Labels))
-	})
-	return h
-}
+func newHead(all ...series.Series) memHead { return readertest.NewHead(all...) }
 
 // dataFiles are the paths of the live files on disk.
 func (tb *table) dataFiles(t tester) []string {

@@ -38,7 +38,7 @@ var layers = [][]string{
 	{
 		"storage/local", "storage/mem", "storage/s3",
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
-		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy",
+		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy", "reader/readertest",
 	},
 	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
 	{"txlog"},
@@ -57,7 +57,7 @@ var layers = [][]string{
 // testSupport are packages that tests of every layer may import.
 var testSupport = []string{
 	"storage/local", "storage/mem", "storage/meter", "storage/fault", "storage/retry", "storage/storetest",
-	"internal/s3server", "internal/faultproxy", "internal/merge", "ingest/ingesttest",
+	"internal/s3server", "internal/faultproxy", "internal/merge", "ingest/ingesttest", "reader/readertest",
 }
 
 func layerOf(pkg string) (int, bool) {
