@@ -2,12 +2,10 @@ package prom
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strconv"
@@ -365,20 +363,13 @@ func same(a, b any, exact *bool) bool {
 	return a == b
 }
 
-func text(v any) string {
-	b, _ := json.Marshal(v) // came from JSON
-	return string(b)
-}
-
 // answerOf is status and JSON of a response. Series come in the order of the
 // storage, unless the query orders them; and which of them a limit leaves is
 // for the storage to say, so of those only their number counts.
 func answerOf(t testing.TB, h http.Handler, r request, ordered, limited bool) any {
 	t.Helper()
-	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/api/v1/"+r.path+"?"+r.form.Encode(), nil))
-	var answer map[string]any
-	if err := json.Unmarshal(rec.Body.Bytes(), &answer); err != nil {
+	rec, answer := r.do(h, http.MethodGet)
+	if answer == nil {
 		t.Fatalf("%s %v: %d %s", r.path, r.form, rec.Code, rec.Body)
 	}
 	if d, ok := answer["data"].(map[string]any); ok {

@@ -211,9 +211,8 @@ type request struct {
 	form url.Values
 }
 
-// send returns status and body; what is a set is sorted.
-func (r request) send(t testing.TB, h http.Handler, method string) string {
-	t.Helper()
+// do sends the request; answer is nil where the body is no JSON object.
+func (r request) do(h http.Handler, method string) (rec *httptest.ResponseRecorder, answer map[string]any) {
 	target, body := "/api/v1/"+r.path, ""
 	if method == http.MethodPost {
 		body = r.form.Encode()
@@ -224,10 +223,19 @@ func (r request) send(t testing.TB, h http.Handler, method string) string {
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	rec := httptest.NewRecorder()
+	rec = httptest.NewRecorder()
 	h.ServeHTTP(rec, req)
-	var answer map[string]any
 	if json.Unmarshal(rec.Body.Bytes(), &answer) != nil {
+		answer = nil
+	}
+	return rec, answer
+}
+
+// send returns status and body; what is a set is sorted.
+func (r request) send(t testing.TB, h http.Handler, method string) string {
+	t.Helper()
+	rec, answer := r.do(h, method)
+	if answer == nil {
 		return fmt.Sprintf("%d %s", rec.Code, rec.Body)
 	}
 	if d, ok := answer["data"].(map[string]any); ok {
@@ -251,11 +259,12 @@ func sortAny(v any) {
 	if _, ok := list[0].(map[string]any); !ok {
 		return
 	}
-	text := func(v any) string {
-		b, _ := json.Marshal(v) // came from JSON
-		return string(b)
-	}
 	slices.SortFunc(list, func(a, b any) int { return cmp.Compare(text(a), text(b)) })
+}
+
+func text(v any) string {
+	b, _ := json.Marshal(v) // came from JSON
+	return string(b)
 }
 
 // TestVersions: version= and as_of= read the past, on every path that reads,
