@@ -102,8 +102,8 @@ type rowColumns struct {
 // labelColumn is one label column of the pending row group.
 type labelColumn struct {
 	label, column string
-	segments      []int32 // those that have the label, ascending
-	codes         []int32 // one for each of them
+	codes         []int32 // one for each segment that has the label
+	segments      []int32 // those, ascending; empty while they are the first ones
 	dict          symbols.Dictionary
 	lastCode      int32 // -1: none
 	summary       labelSummary
@@ -116,6 +116,7 @@ type labelColumn struct {
 type segment struct {
 	name     string
 	id       series.ID
+	set      symbols.Set // of the view, if there is one
 	rows     int32
 	overflow []labels.Label
 }
@@ -178,6 +179,9 @@ func (e *Encoder) Add(s Series) error {
 }
 
 func (e *Encoder) add(s Series) error {
+	if e.sets.view != nil {
+		return fmt.Errorf("%w: %s is not of the view that the others are of", ErrInvalidInput, s.Labels)
+	}
 	e.current = identity{name: e.take(s.Labels), id: s.ID, all: s.Labels}
 	if err := e.check(s.Samples); err != nil {
 		return err
@@ -317,7 +321,7 @@ func (e *Encoder) summarise(samples []series.Sample) {
 // pend adds rows of the series that was taken to the pending row group.
 func (e *Encoder) pend(samples []series.Sample) error {
 	seg := segment{name: e.current.name, id: e.current.id, rows: int32(len(samples))}
-	at := int32(len(e.pending))
+	at := len(e.pending)
 	for k, l := range e.labels {
 		if k == len(e.shape) || e.shape[k].name != l.Name {
 			column := e.byLabel[l.Name]
@@ -342,7 +346,7 @@ func (e *Encoder) pend(samples []series.Sample) error {
 		if err != nil {
 			return err
 		}
-		c.segments, c.codes = append(c.segments, at), append(c.codes, code)
+		c.room(at, 1)[0] = code
 		c.summary.rows += int64(len(samples))
 		e.pendingBytes += len(l.Value)
 	}
@@ -413,10 +417,28 @@ func (c *labelColumn) code(value string) (int32, error) {
 	return code, nil
 }
 
+// room adds n codes, of the segments from one on, and returns them to be set.
+func (c *labelColumn) room(from, n int) []int32 {
+	have := len(c.codes)
+	if have < from { // some segments do not have the label
+		for i := len(c.segments); i < have; i++ {
+			c.segments = append(c.segments, int32(i))
+		}
+		for i := range n {
+			c.segments = append(c.segments, int32(from+i))
+		}
+	}
+	c.codes = slices.Grow(c.codes, n)[:have+n]
+	return c.codes[have:]
+}
+
 // flush writes the pending rows as a row group, the last one or not.
 func (e *Encoder) flush(last bool) {
 	if len(e.pending) == 0 {
 		return
+	}
+	if e.sets.view != nil {
+		e.pendLabels()
 	}
 	if e.out == nil {
 		if last {
@@ -430,7 +452,7 @@ func (e *Encoder) flush(last bool) {
 	}
 	e.out.writeRowGroup(e.pending, &e.rows)
 	clear(e.pending)
-	e.pending, e.pendingBytes = e.pending[:0], 0
+	e.pending, e.pendingBytes, e.sets.done = e.pending[:0], 0, 0
 	e.rows.reset()
 	for _, c := range e.columns {
 		if len(c.codes) > 0 {

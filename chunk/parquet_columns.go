@@ -103,11 +103,15 @@ func (f *fileWriter) writeNames(segs []segment) {
 func (f *fileWriter) writeLabel(c *labelColumn) {
 	f.writeTextDict(&c.dict)
 	p := f.codePages(c.dict.Len())
-	for i, seg := range c.segments {
+	for i, code := range c.codes {
+		seg := i
+		if len(c.segments) > 0 {
+			seg = int(c.segments[i])
+		}
 		if gap := int(f.starts[seg]) - p.row; gap > 0 {
 			p.put(nullCode, gap)
 		}
-		p.put(c.codes[i], int(f.starts[seg+1]-f.starts[seg]))
+		p.put(code, int(f.starts[seg+1]-f.starts[seg]))
 	}
 	if gap := f.total - p.row; gap > 0 {
 		p.put(nullCode, gap)

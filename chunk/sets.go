@@ -16,6 +16,10 @@ type setShapes struct {
 	// The metric name that came last.
 	nameCode int32
 	name     string
+	// How many of the pending segments have given their labels, how many do
+	// so together, and scratch.
+	done, atOnce int
+	codes        []int32
 }
 
 // setShape is where the labels of a shape go.
@@ -31,7 +35,7 @@ type setEntry struct {
 	column *labelColumn // nil: overflow
 }
 
-// AddSet is [Encoder.Add] of a set of a view, the same view each time; it
+// AddSet is [Encoder.Add] of a set of a view, which all series then are; it
 // costs next to nothing for a value that the row group has already. ID and text
 // are taken as they are: a table holds only what may be stored.
 func (e *Encoder) AddSet(v *symbols.View, set symbols.Set, id series.ID, samples []series.Sample) error {
@@ -43,10 +47,12 @@ func (e *Encoder) AddSet(v *symbols.View, set symbols.Set, id series.ID, samples
 
 func (e *Encoder) addSet(v *symbols.View, set symbols.Set, id series.ID, samples []series.Sample) error {
 	if e.sets.view != v {
-		if e.sets.view != nil {
-			return fmt.Errorf("%w: sets of two views", ErrInvalidInput)
+		if e.sets.view != nil || e.summary.rows > 0 {
+			return fmt.Errorf("%w: sets of two views, or some without", ErrInvalidInput)
 		}
-		e.sets = setShapes{view: v, shapes: make([]*setShape, v.Shapes()), nameCode: -1}
+		// Labels of some sets more must not matter to the size of a row group.
+		atOnce := max(1, min(setsAtOnce, e.opts.rowGroupBytes/(setsAtOnce*max(v.MaxBytes(), 1))))
+		e.sets = setShapes{view: v, shapes: make([]*setShape, v.Shapes()), nameCode: -1, atOnce: atOnce}
 	}
 	shape, err := e.shapeOf(set.Shape())
 	if err != nil {
@@ -86,32 +92,70 @@ func (e *Encoder) shapeOf(number int32) (*setShape, error) {
 	return shape, nil
 }
 
-// pendSet adds rows of the current set to the pending row group.
+// pendSet adds rows of the current set to the pending row group. Its labels
+// follow with those of its neighbours.
 func (e *Encoder) pendSet(samples []series.Sample) {
-	v := e.current.view
-	seg := segment{name: e.current.name, id: e.current.id, rows: int32(len(samples))}
-	at := int32(len(e.pending))
-	codes := v.Codes(e.current.set)
-	entries := e.sets.shapes[e.current.set.Shape()].labels
-	for i := range entries {
-		l := &entries[i]
-		c, value := l.column, codes[l.place]
+	e.pendRows(segment{name: e.current.name, id: e.current.id, set: e.current.set, rows: int32(len(samples))}, samples)
+	if len(e.pending)-e.sets.done >= e.sets.atOnce {
+		e.pendLabels()
+	}
+}
+
+// setsAtOnce is how many sets at most give their labels together. To look a set up is
+// a cache miss or two a label; those of many sets at once do not wait for each
+// other.
+const setsAtOnce = 64
+
+// pendLabels adds the labels of the sets that have not given them yet, a
+// column at a time for neighbours of one shape.
+func (e *Encoder) pendLabels() {
+	for e.sets.done < len(e.pending) {
+		from := e.sets.done
+		shape := e.pending[from].set.Shape()
+		to := from + 1
+		for to < len(e.pending) && e.pending[to].set.Shape() == shape {
+			to++
+		}
+		e.pendShape(e.sets.shapes[shape], from, to)
+		e.sets.done = to
+	}
+}
+
+// pendShape adds the labels of the segments from and up to to, which have one
+// shape.
+func (e *Encoder) pendShape(shape *setShape, from, to int) {
+	v, segs := e.sets.view, e.pending[from:to]
+	all := e.sets.codes[:0]
+	for i := range segs {
+		all = append(all, v.Codes(segs[i].set)...)
+	}
+	e.sets.codes = all
+	width := len(all) / len(segs)
+	for k := range shape.labels {
+		l := &shape.labels[k]
+		c := l.column
 		if c == nil {
-			l := labels.Label{Name: v.Name(l.source), Value: string(v.Text(l.source, value))}
-			seg.overflow = append(seg.overflow, l)
-			e.pendingBytes += (len(l.Name) + len(l.Value)) * len(samples)
+			for i := range segs {
+				over := labels.Label{Name: v.Name(l.source), Value: string(v.Text(l.source, all[i*width+l.place]))}
+				segs[i].overflow = append(segs[i].overflow, over)
+				e.pendingBytes += (len(over.Name) + len(over.Value)) * int(segs[i].rows)
+			}
 			continue
 		}
-		code := c.fileCodes[value] - 1
-		if code < 0 {
-			text := v.Text(l.source, value)
-			code = c.dict.Append(text)
-			c.fileCodes[value] = code + 1
-			c.used = append(c.used, value)
-			e.pendingBytes += len(text)
+		codes, rows := c.room(from, len(segs)), int64(0)
+		for i := range segs {
+			value := all[i*width+l.place]
+			code := c.fileCodes[value]
+			if code == 0 {
+				text := v.Text(l.source, value)
+				code = c.dict.Append(text) + 1
+				c.fileCodes[value] = code
+				c.used = append(c.used, value)
+				e.pendingBytes += len(text)
+			}
+			codes[i] = code - 1
+			rows += int64(segs[i].rows)
 		}
-		c.segments, c.codes = append(c.segments, at), append(c.codes, code)
-		c.summary.rows += int64(len(samples))
+		c.summary.rows += rows
 	}
-	e.pendRows(seg, samples)
 }

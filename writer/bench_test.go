@@ -6,10 +6,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/chunk"
 	"cardinalsin/series"
+	"cardinalsin/shard"
 	"cardinalsin/storage/mem"
 	"cardinalsin/wal"
 )
@@ -130,4 +133,49 @@ func BenchmarkFlush(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)*float64(5*len(all))/b.Elapsed().Seconds(), "rows/s")
+}
+
+// BenchmarkEncodePart cuts and encodes a head of 25 rounds over 200,000 series,
+// of which none or a tenth are others in each round.
+func BenchmarkEncodePart(b *testing.B) {
+	const rounds = 25
+	for _, churn := range []bool{false, true} {
+		b.Run(fmt.Sprintf("churn=%t", churn), func(b *testing.B) {
+			all := manySeries(200_000)
+			h := newHead()
+			rows := 0
+			for r := range rounds {
+				for from := 0; from < len(all); from += 2000 {
+					batch := make(series.Batch, 0, 2000)
+					for i := from; i < from+2000; i++ {
+						if churn && (i+r)%10 == 0 {
+							host := fmt.Sprintf("host-%d-%d.example.com", i/10, r)
+							all[i] = labels.NewBuilder(all[i]).Set("hostname", host).Labels()
+						}
+						batch = append(batch, series.Series{Labels: all[i], Samples: []series.Sample{at0(int64(r)*10_000_000, float64(i%100+r))}})
+					}
+					h.insert(wal.Sequence(1+rows/2000), batch, setsOf(b, batch), time.Time{})
+					rows += len(batch)
+				}
+			}
+			layout, err := chunk.LayoutOf(chunk.BaseSchema())
+			if err != nil {
+				b.Fatal(err)
+			}
+			if layout, err = grown(chunk.BaseSchema(), layout.Grow(h.contents().Labels)); err != nil {
+				b.Fatal(err)
+			}
+			b.ResetTimer()
+			for range b.N {
+				p := planPart(h, 1, shard.Initial(), limits{rows: 1 << 30, files: maxPartFiles})
+				for _, f := range p.files {
+					if _, err := f.encode(chunk.Options{}, layout, p); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(h.count), "series")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(rows), "ns/row")
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"math/bits"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -180,4 +181,33 @@ func sortRefs(refs []idRef, blocks [][]memSeries, sets *symbols.View) {
 		}
 		return sets.Compare(at(blocks, a.ref).set, at(blocks, b.ref).set)
 	})
+}
+
+// sortedRefs returns refs in the order of sortRefs. IDs are hashes: their upper
+// bits bring each near to its place, among some eight others.
+func sortedRefs(refs []idRef, blocks [][]memSeries, sets *symbols.View) []idRef {
+	const together = 8
+	width := bits.Len(uint(len(refs) / together))
+	place := func(r *idRef) uint64 { return uint64(r.id) >> (64 - width) }
+	ends := make([]int, 1<<width) // of the places before, at first
+	for i := range refs {
+		ends[place(&refs[i])]++
+	}
+	total := 0
+	for i, n := range ends {
+		ends[i] = total
+		total += n
+	}
+	out := make([]idRef, len(refs))
+	for i := range refs {
+		end := &ends[place(&refs[i])]
+		out[*end] = refs[i]
+		*end++
+	}
+	from := 0
+	for _, end := range ends {
+		sortRefs(out[from:end], blocks, sets)
+		from = end
+	}
+	return out
 }

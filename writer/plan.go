@@ -119,9 +119,11 @@ func cut(h *head, lo int64, hi uint32, m shard.Map) *part {
 	whole := lo < 0 && int(hi) == len(h.rows)-1
 	oneDay := h.span.Min.Date() == h.span.Max.Date()
 	for _, metric := range metricsOf(p.sets, nil) {
-		refs := slices.Clone(h.metrics[metric.code])
-		sortRefs(refs, h.blocks, p.sets)
-		for _, r := range refs {
+		refs := sortedRefs(h.metrics[metric.code], h.blocks, p.sets)
+		for i, r := range refs {
+			if i%ahead == 0 {
+				fetchSeries(h.blocks, refs[i:min(i+ahead, len(refs))])
+			}
 			s := at(h.blocks, r.ref)
 			in := s.samples
 			if !whole {
@@ -178,10 +180,14 @@ func (f *partition) first() uint32 {
 // each yields the series of the partition as a chunk takes them: each
 // observation once, by the rule of internal/merge. With reuse the samples of a
 // series are overwritten by those of the next.
-func (f *partition) each(e *extras, reuse bool) iter.Seq2[*partRow, []series.Sample] {
+func (f *partition) each(p *part, reuse bool) iter.Seq2[*partRow, []series.Sample] {
 	return func(yield func(*partRow, []series.Sample) bool) {
+		e, sets := &p.extras, p.sets
 		var scratch []series.Sample
 		for i := range f.rows {
+			if i%ahead == 0 {
+				fetchRows(sets, f.rows[i:min(i+ahead, len(f.rows))])
+			}
 			r := &f.rows[i]
 			out := e.expand(scratch[:0], sorted(r.samples))
 			if reuse {
@@ -200,11 +206,37 @@ func (f *partition) each(e *extras, reuse bool) iter.Seq2[*partRow, []series.Sam
 	}
 }
 
+// ahead is how many series are fetched at a time. Files have them in another
+// order than they came in, so that each is a cache miss, or more. If that is
+// all there is to do, nothing waits for it, and the processor has many of them
+// on their way at once.
+const ahead = 16
+
+// fetchSeries looks at series.
+//
+//go:noinline
+func fetchSeries(blocks [][]memSeries, refs []idRef) (sum int) {
+	for i := range refs {
+		sum += len(at(blocks, refs[i].ref).samples)
+	}
+	return sum
+}
+
+// fetchRows looks at the first samples and the labels of rows.
+//
+//go:noinline
+func fetchRows(sets *symbols.View, rows []partRow) (sum uint32) {
+	for i := range rows {
+		sum += rows[i].samples[0].record + uint32(sets.Codes(rows[i].set)[0])
+	}
+	return sum
+}
+
 // content yields the partition with its labels, which the caller may keep.
 func (f *partition) content(p *part) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		var b labels.ScratchBuilder
-		for r, samples := range f.each(&p.extras, false) {
+		for r, samples := range f.each(p, false) {
 			if !yield(merge.Series{Labels: p.sets.Labels(r.set, &b), ID: r.id, Samples: samples}, nil) {
 				return
 			}
@@ -215,7 +247,7 @@ func (f *partition) content(p *part) iter.Seq2[merge.Series, error] {
 // encode makes the partition's file, a series at a time.
 func (f *partition) encode(opts chunk.Options, layout *chunk.Layout, p *part) (*chunk.Encoded, error) {
 	e := chunk.NewEncoder(opts, layout, p.contents)
-	for r, samples := range f.each(&p.extras, true) {
+	for r, samples := range f.each(p, true) {
 		if err := e.AddSet(p.sets, r.set, r.id, samples); err != nil {
 			return nil, err
 		}

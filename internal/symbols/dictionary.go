@@ -22,6 +22,7 @@ type Dictionary struct {
 type texts struct {
 	page []byte // each text after its length in four bytes
 	ends []int  // in page, by code
+	most int    // bytes of the longest text
 }
 
 // slot holds a code, one more so that zero is free, and bits of the hash.
@@ -109,6 +110,7 @@ func (d *Dictionary) Append(text []byte) int32 { return appendTo(&d.texts, text)
 func appendTo[T string | []byte](d *texts, text T) int32 {
 	d.page = append(binary.LittleEndian.AppendUint32(d.page, uint32(len(text))), text...)
 	d.ends = append(d.ends, len(d.page))
+	d.most = max(d.most, len(text))
 	return int32(len(d.ends) - 1)
 }
 
@@ -134,5 +136,5 @@ func (d *Dictionary) Reset() {
 		return
 	}
 	clear(d.slots)
-	d.page, d.ends = d.page[:0], d.ends[:0]
+	d.page, d.ends, d.most = d.page[:0], d.ends[:0], 0
 }

@@ -50,6 +50,15 @@ func (v *View) Values(column int32) int { return v.columns[column].Len() }
 // Text is a value of a column, to be read only.
 func (v *View) Text(column, code int32) []byte { return v.columns[column].Text(code) }
 
+// MaxBytes is the most bytes that names and values of a set can have.
+func (v *View) MaxBytes() int {
+	n := 0
+	for i := range v.columns {
+		n += len(v.columns[i].name) + v.columns[i].most
+	}
+	return n
+}
+
 // Shapes is the number of shapes; Set.Shape is below it.
 func (v *View) Shapes() int { return len(v.shapes) }
 
