@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -354,6 +355,10 @@ func (f *fileWriter) writePage(kind int32, n int, encoding int32) {
 		c.encoding = encoding
 	}
 	t.buf = append(t.buf, 0)
+	if n := len(t.buf) + len(f.packed); len(f.data)+n > cap(f.data) {
+		// To grow by a quarter, as append does, copies a file four times over.
+		f.data = slices.Grow(f.data, max(n, len(f.data)))
+	}
 	f.data = append(f.data, t.buf...)
 	f.data = append(f.data, f.packed...)
 	c.raw += int64(len(t.buf) + len(f.raw))

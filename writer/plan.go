@@ -222,12 +222,18 @@ func fetchSeries(blocks [][]memSeries, refs []idRef) (sum int) {
 	return sum
 }
 
-// fetchRows looks at the first samples and the labels of rows.
+// fetchRows looks at the labels and the samples of rows, in each line of the
+// cache that the first of these take.
 //
 //go:noinline
 func fetchRows(sets *symbols.View, rows []partRow) (sum uint32) {
+	const line, most = 64 / int(sampleBytes), 24
 	for i := range rows {
-		sum += rows[i].samples[0].record + uint32(sets.Codes(rows[i].set)[0])
+		sum += uint32(sets.Codes(rows[i].set)[0])
+		in := rows[i].samples
+		for k := 0; k < min(len(in), most); k += line {
+			sum += in[k].record
+		}
 	}
 	return sum
 }
