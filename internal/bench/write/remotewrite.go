@@ -162,7 +162,7 @@ func (b *bench) standard() (rounds, load) {
 
 // roundsFor is how many rounds a run needs at the most.
 func (b *bench) roundsFor(series int) int {
-	const fastest = 600_000 // samples a second that nobody reaches here
+	const fastest = 1_500_000 // samples a second that nobody reaches here
 	return 2 + int(b.seconds.Seconds())*fastest/series
 }
 
