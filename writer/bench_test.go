@@ -148,8 +148,8 @@ func BenchmarkEncodePart(b *testing.B) {
 				for from := 0; from < len(all); from += 2000 {
 					batch := make(series.Batch, 0, 2000)
 					for i := from; i < from+2000; i++ {
-						if churn && (i+r)%10 == 0 {
-							host := fmt.Sprintf("host-%d-%d.example.com", i/10, r)
+						if churn && (i/100+r)%10 == 0 {
+							host := fmt.Sprintf("host-%d-%d.example.com", i/100, r)
 							all[i] = labels.NewBuilder(all[i]).Set("hostname", host).Labels()
 						}
 						batch = append(batch, series.Series{Labels: all[i], Samples: []series.Sample{at0(int64(r)*10_000_000, float64(i%100+r))}})
