@@ -59,7 +59,7 @@ func BenchmarkPlan(b *testing.B) {
 						sel.Range.Max = day + 10
 					}
 					for b.Loop() {
-						if _, err := Plan(snap, sel); err != nil {
+						if _, err := new(Planner).Plan(snap, sel); err != nil {
 							b.Fatal(err)
 						}
 					}

@@ -2,23 +2,82 @@ package planner
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
 	"cardinalsin/series"
+	"cardinalsin/shard"
+	"cardinalsin/txlog"
 )
 
-// facts are what the log says about one file. Each is parsed when it is first
-// asked for, the cheap ones first.
-type facts struct {
-	add *action.Add
+// tableFacts are what the log says about the table.
+type tableFacts struct {
+	metadata  *action.Metadata // of which they are
+	shardText string
+	layout    *chunk.Layout // nil: not ours
+	shards    []shard.Shard // nil: unknown
+}
 
-	partitions       map[string]*string
-	partitionsParsed bool
+func newTableFacts(snap *txlog.Snapshot, shards string) *tableFacts {
+	t := &tableFacts{metadata: snap.Metadata(), shardText: shards}
+	// Column mapping gives statistics other names than the schema has, so a
+	// table that uses it is none of ours.
+	if mode := t.metadata.Configuration["delta.columnMapping.mode"]; mode != "" && mode != "none" {
+		return t
+	}
+	if !slices.Equal(t.metadata.PartitionColumns, chunk.PartitionColumns()) {
+		return t
+	}
+	if layout, err := chunk.LayoutOf(snap.Schema()); err == nil {
+		t.layout = layout
+	}
+	// A map that does not parse tells nothing.
+	if m, err := shard.Parse(shards); err == nil {
+		t.shards = m.Shards
+	}
+	return t
+}
+
+// place is what a file's partition values say, which it shares with many.
+type place struct {
+	parsed   bool
+	values   action.Object
+	date     series.Date
+	hasDate  bool
+	shard    string
+	hasShard bool
+}
+
+func placeOf(values action.Object) place {
+	p := place{parsed: true, values: values}
+	all, err := values.Map()
+	if err != nil {
+		return p
+	}
+	// The protocol writes null as "", too.
+	if v := all[chunk.ColumnDate]; v != nil && *v != "" {
+		d, err := series.ParseDate(*v)
+		p.date, p.hasDate = d, err == nil
+	}
+	if v := all[chunk.ColumnShard]; v != nil && *v != "" {
+		p.shard, p.hasShard = *v, true
+	}
+	return p
+}
+
+// fileFacts are what the log says about one file. Each is parsed when it is
+// first asked for, the cheap ones first. They may be used concurrently.
+type fileFacts struct {
+	tagText   action.Object
+	statsText string
+
+	mu sync.Mutex // guards what follows
 
 	tagged     bool
 	fileTags   chunk.Tags
@@ -28,47 +87,45 @@ type facts struct {
 	stats       action.Stats
 	statsOK     bool
 	statsParsed bool
+	columns     map[string]bounds
 }
 
-// partition returns a partition value; ok is false where it is null or
-// unknown.
-func (f *facts) partition(column string) (value string, ok bool) {
-	if !f.partitionsParsed {
-		f.partitionsParsed = true
-		m, err := f.add.PartitionValues.Map()
-		if err == nil {
-			f.partitions = m
-		}
-	}
-	v := f.partitions[column]
-	if v == nil || *v == "" { // the protocol writes null as "" too
-		return "", false
-	}
-	return *v, true
+// newFileFacts keeps no memory of the snapshot, whose files share it.
+func newFileFacts(add *action.Add) *fileFacts {
+	return &fileFacts{tagText: action.Object(strings.Clone(string(add.Tags))), statsText: strings.Clone(add.Stats)}
 }
 
-func (f *facts) date() (series.Date, bool) {
-	v, ok := f.partition(chunk.ColumnDate)
-	if !ok {
-		return 0, false
-	}
-	d, err := series.ParseDate(v)
-	return d, err == nil
+// of reports whether the facts are those of add.
+func (f *fileFacts) of(add *action.Add) bool {
+	return f.tagText == add.Tags && f.statsText == add.Stats
 }
 
-func (f *facts) tags() (chunk.Tags, bool, error) {
+// size estimates the bytes that the facts take once all of them are parsed.
+func (f *fileFacts) size() int64 {
+	const fixed, parsed = 512, 6 // a column's bounds are JSON twice, and parsed
+	return fixed + parsed*int64(len(f.statsText)+len(f.tagText))
+}
+
+func (f *fileFacts) tags() (chunk.Tags, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.readTags()
+}
+
+// readTags is tags under mu.
+func (f *fileFacts) readTags() (chunk.Tags, bool, error) {
 	if !f.tagsParsed {
 		f.tagsParsed = true
-		f.fileTags, f.tagged, f.tagsErr = chunk.ParseTags(f.add.Tags)
+		f.fileTags, f.tagged, f.tagsErr = chunk.ParseTags(f.tagText)
 	}
 	return f.fileTags, f.tagged, f.tagsErr
 }
 
 // timeRange bounds the file's timestamps: exactly by its tags, else by its
 // statistics, which Delta writers cut down to the millisecond, so that a
-// maximum is up to 999 µs too low (delta-spark, DataSkippingReader).
-func (f *facts) timeRange() (series.TimeRange, bool) {
-	if t, tagged, err := f.tags(); err == nil && tagged {
+// maximum is up to 999 µs too low (delta-spark, DataSkippingReader). mu is held.
+func (f *fileFacts) timeRange() (series.TimeRange, bool) {
+	if t, tagged, err := f.readTags(); err == nil && tagged {
 		return t.Time, true
 	}
 	st, ok := f.statistics()
@@ -102,9 +159,9 @@ func timeBound(raw json.RawMessage) (series.Timestamp, bool) {
 }
 
 // names bounds the metric names: by the tags, which hold more characters than
-// statistics do, else by the statistics.
-func (f *facts) names() bounds {
-	t, tagged, err := f.tags()
+// statistics do, else by the statistics. mu is held.
+func (f *fileFacts) names() bounds {
+	t, tagged, err := f.readTags()
 	if err != nil || !tagged {
 		b := f.column(chunk.ColumnMetricName)
 		b.nulls = false // every series has a name
@@ -119,10 +176,25 @@ func (f *facts) names() bounds {
 
 // column bounds the values of a string column by the statistics. A column
 // that they do not mention is unknown: the file may be older than the column
-// and carry the label in its overflow map.
-func (f *facts) column(name string) bounds {
+// and carry the label in its overflow map. mu is held.
+func (f *fileFacts) column(name string) bounds {
+	if name == "" {
+		return unknown
+	}
+	b, ok := f.columns[name]
+	if !ok {
+		if f.columns == nil {
+			f.columns = map[string]bounds{}
+		}
+		b = f.readColumn(name)
+		f.columns[name] = b
+	}
+	return b
+}
+
+func (f *fileFacts) readColumn(name string) bounds {
 	st, ok := f.statistics()
-	if !ok || name == "" {
+	if !ok {
 		return unknown
 	}
 	b := unknown
@@ -144,10 +216,10 @@ func (f *facts) column(name string) bounds {
 	return b
 }
 
-func (f *facts) statistics() (*action.Stats, bool) {
+func (f *fileFacts) statistics() (*action.Stats, bool) {
 	if !f.statsParsed {
 		f.statsParsed = true
-		st, ok, err := action.ParseStats(f.add.Stats)
+		st, ok, err := action.ParseStats(f.statsText)
 		f.stats, f.statsOK = st, ok && err == nil
 	}
 	return &f.stats, f.statsOK

@@ -1,8 +1,9 @@
 // Package planner decides which data files a query must read: data skipping.
 //
-// It stands on layer 4, above txlog, and is pure: a snapshot and a selector
-// in, a list of files out, with the reason for every file that is left out.
-// It reads no file and no clock.
+// It stands on layer 4, above txlog. A snapshot and a selector go in, a list of
+// files comes out, with the reason for every file that is left out. It reads no
+// file and no clock; what a [Planner] remembers changes its cost and nothing
+// else.
 //
 // Skipping is three-valued. A fact about a file (a bound, a partition value, a
 // null count) answers "may a row of this file be selected?" with yes, no or
@@ -17,11 +18,15 @@ package planner
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/internal/lru"
 	"cardinalsin/internal/merge"
 	"cardinalsin/series"
+	"cardinalsin/shard"
 	"cardinalsin/txlog"
 )
 
@@ -78,16 +83,37 @@ type File struct {
 // all that have them.
 func (f *File) Rank() merge.Rank { return merge.Rank{Order: f.Tags.Order.Hi, Tie: f.Add.Path} }
 
+// Planner plans over the snapshots of one table, and remembers what it parsed:
+// the log says what it knows of a file as JSON. It may be used concurrently.
+// The zero value is ready and remembers no file.
+type Planner struct {
+	table atomic.Pointer[tableFacts]
+	files *lru.Cache[string, *fileFacts] // by path
+}
+
+// New returns a planner that remembers as much about files as takes so many
+// bytes, by estimate.
+func New(bytes int64) *Planner { return &Planner{files: lru.New[string, *fileFacts](bytes)} }
+
 // Plan chooses the files that may hold what sel selects. It costs CPU in
 // proportion to the live files. An error wraps chunk.ErrTags and names the
 // file: tags that are damaged would make a wrong merge, so a file that is not
 // skipped by other facts must not have them.
-func Plan(snap *txlog.Snapshot, sel series.Selector) (Scan, error) {
-	q := newQuery(snap, sel)
+func (p *Planner) Plan(snap *txlog.Snapshot, sel series.Selector) (Scan, error) {
+	q := newQuery(p.tableOf(snap), sel)
 	scan := Scan{Version: snap.Version(), Skipped: map[Reason]int{}, SkippedBytes: map[Reason]int64{}}
+	var at place
 	for add := range snap.Files() {
-		f := facts{add: add}
-		if reason, skip := q.excludes(&f); skip {
+		if !at.parsed || at.values != add.PartitionValues {
+			at = placeOf(add.PartitionValues)
+		}
+		reason, skip := q.excludesPlace(&at)
+		var f *fileFacts
+		if !skip {
+			f = p.factsOf(add)
+			reason, skip = q.excludes(f)
+		}
+		if skip {
 			scan.Skipped[reason]++
 			scan.SkippedBytes[reason] += add.Size
 			continue
@@ -100,4 +126,32 @@ func Plan(snap *txlog.Snapshot, sel series.Selector) (Scan, error) {
 	}
 	slices.SortFunc(scan.Files, func(a, b File) int { return a.Rank().Compare(b.Rank()) })
 	return scan, nil
+}
+
+// tableOf returns what the table's metadata says, which is nearly always what
+// it said the last time.
+func (p *Planner) tableOf(snap *txlog.Snapshot) *tableFacts {
+	shards, _ := snap.Domain(shard.Domain)
+	t := p.table.Load()
+	if t == nil || t.metadata != snap.Metadata() || t.shardText != shards {
+		t = newTableFacts(snap, shards)
+		p.table.Store(t)
+	}
+	return t
+}
+
+// factsOf returns what the log says about a file.
+func (p *Planner) factsOf(add *action.Add) *fileFacts {
+	if p.files == nil {
+		return newFileFacts(add)
+	}
+	if f, ok := p.files.Get(add.Path); ok {
+		if f.of(add) {
+			return f
+		}
+		p.files.Drop(add.Path) // another commit says something else
+	}
+	f := newFileFacts(add)
+	p.files.Put(strings.Clone(add.Path), f, f.size())
+	return f
 }

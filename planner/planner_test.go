@@ -213,7 +213,7 @@ func goldenPlan(t *testing.T, tb *table, d *datadriven.TestData) string {
 			t.Fatal(err)
 		}
 	}
-	scan, err := Plan(tb.snapshot(t), sel)
+	scan, err := new(Planner).Plan(tb.snapshot(t), sel)
 	if err != nil {
 		return fmt.Sprintf("error: %v\n", err)
 	}
@@ -248,7 +248,7 @@ func TestFilesAscendByRank(t *testing.T) {
 		}.Encode()}
 	}
 	snap := tb.add(t, file("c", 5), file("a", 9), file("b", 5), file("z", 10), action.Add{Path: "foreign", DataChange: true})
-	scan, err := Plan(snap, series.Selector{Range: series.AllTime})
+	scan, err := new(Planner).Plan(snap, series.Selector{Range: series.AllTime})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,6 +266,65 @@ func TestFilesAscendByRank(t *testing.T) {
 	}
 	if ranks[len(ranks)-1].Compare(merge.HeadRank) >= 0 {
 		t.Error("a file outranks the head")
+	}
+}
+
+// TestRememberedFacts: what is remembered of a file holds as long as the log says
+// the same of it, and what is remembered of the table as long as its metadata
+// and shards are the same.
+func TestRememberedFacts(t *testing.T) {
+	tb := newTable(t, tableOptions{labels: []string{"pod"}, shards: shard.Initial()})
+	file := func(pod string, order int64) action.Add {
+		return action.Add{
+			Path: "a", DataChange: true,
+			Tags:  chunk.Tags{Order: chunk.Order{Lo: 1, Hi: order}, Time: series.AllTime, Keys: chunk.KeyRange{MinName: "m", MaxName: "m", Bounded: true}}.Encode(),
+			Stats: `{"numRecords":1,"minValues":{"pod":"` + pod + `"},"maxValues":{"pod":"` + pod + `"},"nullCount":{"pod":0}}`,
+		}
+	}
+	p := New(1 << 20)
+	plan := func(snap *txlog.Snapshot, name, pod string) []File {
+		t.Helper()
+		scan, err := p.Plan(snap, series.Selector{Range: series.AllTime, Matchers: []*labels.Matcher{
+			labels.MustNewMatcher(labels.MatchEqual, series.MetricName, name), labels.MustNewMatcher(labels.MatchEqual, "pod", pod),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return scan.Files
+	}
+	first := tb.add(t, file("x", 1))
+	if got := plan(first, "m", "x"); len(got) != 1 || got[0].Tags.Order.Hi != 1 {
+		t.Errorf("the file is not found: %v", got)
+	}
+	if got := plan(first, "m", "y"); len(got) != 0 {
+		t.Errorf("by another pod: %v", got)
+	}
+	gone := tb.log.Begin(nil, txlog.Operation{Name: "DELETE"})
+	gone.Remove(action.Remove{Path: "a", DataChange: true})
+	if _, err := gone.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := tb.add(t, file("y", 2))
+	if got := plan(second, "m", "y"); len(got) != 1 || got[0].Tags.Order.Hi != 2 {
+		t.Errorf("after its statistics changed: %v", got)
+	}
+	if got := plan(first, "m", "y"); len(got) != 0 {
+		t.Errorf("at the version before: %v", got)
+	}
+	grow := tb.log.Begin(nil, txlog.Operation{Name: "WRITE"})
+	grow.AddColumns(tb.layout.Grow([]string{"zone"})...)
+	third, err := grow.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := plan(third, "m", "y"); len(got) != 1 {
+		t.Errorf("after the schema grew: %v", got)
+	}
+	if _, ok := p.table.Load().layout.Column("zone"); !ok {
+		t.Error("the schema of before is remembered")
+	}
+	if p.files.Len() != 1 {
+		t.Errorf("facts of %d files are kept", p.files.Len())
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"cardinalsin/chunk"
 	"cardinalsin/series"
 	"cardinalsin/shard"
-	"cardinalsin/txlog"
 )
 
 // query is a selector in terms of a table's columns.
@@ -34,10 +33,9 @@ type labelQuery struct {
 	empty  bool // the empty value matches: the label may be absent
 }
 
-func newQuery(snap *txlog.Snapshot, sel series.Selector) *query {
+func newQuery(table *tableFacts, sel series.Selector) *query {
 	q := &query{rng: sel.Range, never: sel.Range.Min > sel.Range.Max}
-	layout, ok := ownLayout(snap)
-	if !ok {
+	if table.layout == nil {
 		return q
 	}
 	q.usable = true
@@ -56,50 +54,30 @@ func newQuery(snap *txlog.Snapshot, sel series.Selector) *query {
 			q.name = &l
 			continue
 		}
-		l.column, _ = layout.Column(name)
+		l.column, _ = table.layout.Column(name)
 		q.labels = append(q.labels, l)
 	}
 	if q.name != nil && q.name.finite {
-		q.shards = owners(snap, q.name.values)
+		q.shards = owners(table.shards, q.name.values)
 	}
 	return q
 }
 
-// ownLayout returns the layout of a table of ours. Column mapping gives
-// statistics other names than the schema has, so a table that uses it is
-// none.
-func ownLayout(snap *txlog.Snapshot) (*chunk.Layout, bool) {
-	meta := snap.Metadata()
-	if mode := meta.Configuration["delta.columnMapping.mode"]; mode != "" && mode != "none" {
-		return nil, false
-	}
-	if !slices.Equal(meta.PartitionColumns, chunk.PartitionColumns()) {
-		return nil, false
-	}
-	layout, err := chunk.LayoutOf(snap.Schema())
-	return layout, err == nil
-}
-
-// owners marks the shards whose range holds a key of any of the metrics. The
-// metric's hash is the high half of the key, so its keys are one interval. A
-// map that does not parse tells nothing.
-func owners(snap *txlog.Snapshot, metrics []string) map[string]bool {
-	conf, ok := snap.Domain(shard.Domain)
-	if !ok {
+// owners marks the shards whose range holds a key of any of the metrics, nil
+// where the shards are not known. The metric's hash is the high half of the
+// key, so its keys are one interval.
+func owners(shards []shard.Shard, metrics []string) map[string]bool {
+	if shards == nil {
 		return nil
 	}
-	m, err := shard.Parse(conf)
-	if err != nil {
-		return nil
-	}
-	out := make(map[string]bool, len(m.Shards))
-	for _, s := range m.Shards {
+	out := make(map[string]bool, len(shards))
+	for _, s := range shards {
 		out[string(s.ID)] = false
 	}
 	for _, metric := range metrics {
-		low := shard.KeyOf(labels.FromStrings(series.MetricName, metric), 0)
+		low := shard.KeyOfMetric(metric, 0)
 		keys := shard.Range{Min: low, Max: low | (1<<32 - 1)}
-		for _, s := range m.Shards {
+		for _, s := range shards {
 			if s.Range.Min <= keys.Max && keys.Min <= s.Range.Max {
 				out[string(s.ID)] = true
 			}
@@ -144,26 +122,32 @@ func (q *labelQuery) matches(v string) bool {
 	return true
 }
 
-// excludes reports whether it is certain that no row of the file is selected,
-// and by which fact.
-func (q *query) excludes(f *facts) (Reason, bool) {
+// excludesPlace reports whether it is certain that no row of the files with
+// these partition values is selected, and by which fact.
+func (q *query) excludesPlace(p *place) (Reason, bool) {
 	if q.never {
 		return ReasonTime, true
 	}
 	if !q.usable {
 		return "", false
 	}
-	if date, ok := f.date(); ok && !date.Range().Overlaps(q.rng) {
+	if p.hasDate && !p.date.Range().Overlaps(q.rng) {
 		return ReasonDate, true
 	}
-	if q.shards != nil {
-		// An unknown shard may own anything.
-		if id, ok := f.partition(chunk.ColumnShard); ok {
-			if owner, known := q.shards[id]; known && !owner {
-				return ReasonShard, true
-			}
-		}
+	// An unknown shard may own anything.
+	if owner, known := q.shards[p.shard]; p.hasShard && known && !owner {
+		return ReasonShard, true
 	}
+	return "", false
+}
+
+// excludes is excludesPlace for the other facts about a file.
+func (q *query) excludes(f *fileFacts) (Reason, bool) {
+	if !q.usable {
+		return "", false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if rng, ok := f.timeRange(); ok && !rng.Overlaps(q.rng) {
 		return ReasonTime, true
 	}

@@ -90,6 +90,10 @@ func (o *Options) EnsureDefaults() {
 	}
 }
 
+// factBytes bounds what is kept of the statistics of files: of some ten
+// thousand, which is more than a query should ask for.
+const factBytes = 32 << 20
+
 // Reader opens views of one table. It may be used concurrently.
 type Reader struct {
 	log   *txlog.Log
@@ -98,6 +102,7 @@ type Reader struct {
 	reads chan struct{} // a place for each read in flight
 	// footers of files that were read lately
 	footers footers
+	planner *planner.Planner
 	rules   rules
 
 	// seen is the greatest version that a snapshot of this reader had, -1
@@ -119,7 +124,7 @@ type rules struct {
 // of other engines.
 func New(log *txlog.Log, pins *lease.Pins, opts Options) *Reader {
 	opts.EnsureDefaults()
-	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads), footers: footers{files: lru.New[string, *chunk.File](opts.FooterBytes)}}
+	r := &Reader{log: log, pins: pins, opts: opts, reads: make(chan struct{}, opts.Reads), footers: footers{files: lru.New[string, *chunk.File](opts.FooterBytes)}, planner: planner.New(factBytes)}
 	r.seen.Store(-1)
 	return r
 }
@@ -327,7 +332,7 @@ func (v *View) Foreign() bool {
 // selector picks few series. It may read ranges of the index; of a table that
 // is not ours all files are chosen. Errors: chunk.ErrTags, that of ctx.
 func (v *View) Plan(ctx context.Context, sel series.Selector) (planner.Scan, error) {
-	scan, err := planner.Plan(v.snapshot, sel)
+	scan, err := v.reader.planner.Plan(v.snapshot, sel)
 	if err != nil {
 		return planner.Scan{}, err
 	}

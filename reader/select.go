@@ -105,7 +105,7 @@ func (v *View) plan(sel series.Selector) (planner.Scan, error) {
 	if v.Foreign() {
 		return planner.Scan{}, fmt.Errorf("%w: a table of another engine has no series", txlog.ErrUnsupported)
 	}
-	return planner.Plan(v.snapshot, sel)
+	return v.reader.planner.Plan(v.snapshot, sel)
 }
 
 // locate chooses files also by what the index says of them, within limits.
