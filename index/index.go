@@ -82,6 +82,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"cardinalsin/action"
 	"cardinalsin/internal/lru"
@@ -255,6 +256,8 @@ type Index struct {
 	open    map[string]*segment
 	kept    int64 // bytes of open
 	damaged map[string]bool
+
+	named atomic.Pointer[named]
 }
 
 // New returns the index of a table. It makes no request.

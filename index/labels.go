@@ -202,7 +202,7 @@ func (c *claim) values(ctx context.Context, l *label, limit int, among *roaring.
 						return fault == nil
 					}
 				}
-				out = append(out, v.text)
+				out = append(out, string(v.text))
 				return !full()
 			})
 			if err == nil {
@@ -256,7 +256,7 @@ func (c *claim) allValues(ctx context.Context, l *label, seen *samePages) ([]str
 				var raw []byte
 				if raw, p.err = openBlock(b); p.err == nil {
 					p.err = c.seg.values(raw, func(v *value) bool {
-						p.values = append(p.values, v.text)
+						p.values = append(p.values, string(v.text))
 						return true
 					})
 				}

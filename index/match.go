@@ -75,12 +75,20 @@ func (t *task) matches(v string) bool {
 }
 
 // hit reports whether the value is one that is looked for.
-func (t *task) hit(v string) bool {
+func (t *task) hit(v []byte) bool {
 	if t.finite {
-		_, ok := slices.BinarySearch(t.values, v)
+		_, ok := slices.BinarySearchFunc(t.values, v, func(a string, v []byte) int {
+			switch { // none of these copies v
+			case a < string(v):
+				return -1
+			case a > string(v):
+				return 1
+			}
+			return 0
+		})
 		return ok
 	}
-	return t.matches(v) != t.exclude
+	return t.matches(string(v)) != t.exclude
 }
 
 // choosePages keeps the pages that can hold a value which is looked for.
@@ -254,7 +262,7 @@ func (s *segment) ask(ctx context.Context, tasks []*task) ([]*roaring.Bitmap, er
 					// Values ascend: past the last one that is looked for
 					// there is nothing.
 					n := len(t.values)
-					return !t.finite || n == 0 || v.text < t.values[n-1]
+					return !t.finite || n == 0 || string(v.text) < t.values[n-1]
 				}
 				if t.sets == nil {
 					t.sets = map[int]struct{}{}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cardinalsin/action"
 	"cardinalsin/series"
 	"cardinalsin/storage"
 	"cardinalsin/txlog"
@@ -72,15 +73,19 @@ func (s *segment) label(name string) *label {
 	return &s.labels[s.sorted[i]]
 }
 
+// opened finds an open segment, nil where there is none.
+func (x *Index) opened(key string) *segment {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.open[key]
+}
+
 // segment opens a segment, or finds it open: one request.
 func (x *Index) segment(ctx context.Context, e *Segment) (*segment, error) {
-	x.mu.Lock()
-	s, ok := x.open[e.Key]
-	x.mu.Unlock()
-	if ok {
+	if s := x.opened(e.Key); s != nil {
 		return s, nil
 	}
-	s = &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, head: e.Directory, restarts: e.Restarts}
+	s := &segment{index: x, key: x.log.Root() + "/" + e.Key, size: e.Bytes, head: e.Directory, restarts: e.Restarts}
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
@@ -258,7 +263,7 @@ func (s *segment) parse(raw []byte) error {
 
 // value is one value of a label, as its page tells.
 type value struct {
-	text  string
+	text  []byte // good until the next one is read
 	set   int
 	count int
 	kind  byte
@@ -275,7 +280,7 @@ func (s *segment) values(raw []byte, each func(v *value) bool) error {
 		shared := r.int(len(last))
 		rest := r.bytes(r.count())
 		last = append(last[:shared], rest...)
-		v = value{text: string(last), set: r.int(len(s.sets)), count: r.int(s.total)}
+		v = value{text: last, set: r.int(len(s.sets)), count: r.int(s.total)}
 		if b := r.bytes(1); len(b) == 1 {
 			v.kind = b[0]
 		}
@@ -361,27 +366,68 @@ func (s *segment) series(ctx context.Context, ordinals []uint32, decode *decodin
 	return nil
 }
 
+// named are the segments that a text of the log names.
+type named struct {
+	text    string
+	entries []dated
+}
+
+// dated is a segment with its day.
+type dated struct {
+	Segment
+	day series.Date
+}
+
+// segments is Segments, parsed once for all versions that name the same.
+func (x *Index) segments(snap *txlog.Snapshot) ([]dated, error) {
+	text, _ := snap.Domain(Domain)
+	if n := x.named.Load(); n != nil && n.text == text {
+		return n.entries, nil
+	}
+	all, err := Segments(snap)
+	if err != nil {
+		return nil, err
+	}
+	n := &named{text: text, entries: make([]dated, len(all))}
+	for i, s := range all {
+		day, err := series.ParseDate(s.Date)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", action.ErrCorrupt, Domain, err)
+		}
+		n.entries[i] = dated{s, day}
+	}
+	x.named.Store(n)
+	return n.entries, nil
+}
+
 // usable opens the segments of a version that matter for a time range, in groups
 // that cover their files together; a group of which one cannot be opened is
 // left out.
 func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.TimeRange) (out [][]*segment, err error) {
-	entries, err := Segments(snap)
+	entries, err := x.segments(snap)
 	if err != nil {
 		x.report(Domain, err)
 		return nil, nil
 	}
 	var want []*Segment
+	var open []*segment
+	var missing []int // in want
 	for i := range entries {
-		d, err := series.ParseDate(entries[i].Date)
-		if err == nil && d.Range().Overlaps(rng) && !x.isDamaged(entries[i].Key) {
-			want = append(want, &entries[i])
+		e := &entries[i]
+		if !e.day.Range().Overlaps(rng) || x.isDamaged(e.Key) {
+			continue
 		}
+		s := x.opened(e.Key)
+		if s == nil {
+			missing = append(missing, len(want))
+		}
+		want, open = append(want, &e.Segment), append(open, s)
 	}
-	open := make([]*segment, len(want))
-	err = x.each(ctx, len(want), func(ctx context.Context, i int) error {
-		s, err := x.segment(ctx, want[i])
-		if err = x.forgive(ctx, want[i].Key, err); err == nil {
-			open[i] = s
+	err = x.each(ctx, len(missing), func(ctx context.Context, i int) error {
+		e := want[missing[i]]
+		s, err := x.segment(ctx, e)
+		if err = x.forgive(ctx, e.Key, err); err == nil {
+			open[missing[i]] = s
 		}
 		return err
 	})
@@ -393,9 +439,13 @@ func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.Tim
 		if s == nil {
 			continue
 		}
+		if want[i].Parts == 0 {
+			out = append(out, []*segment{s})
+			continue
+		}
 		key := want[i].group()
 		groups[key] = append(groups[key], s)
-		if len(groups[key]) == max(want[i].Parts, 1) {
+		if len(groups[key]) == want[i].Parts {
 			out = append(out, groups[key])
 		}
 	}
@@ -404,6 +454,9 @@ func (x *Index) usable(ctx context.Context, snap *txlog.Snapshot, rng series.Tim
 
 // each calls work n times, Parallel at once.
 func (x *Index) each(ctx context.Context, n int, work func(ctx context.Context, i int) error) error {
+	if n == 1 {
+		return work(ctx, 0)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(x.opts.Parallel)
 	for i := range n {

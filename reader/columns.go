@@ -18,6 +18,7 @@ type Selection struct {
 	view *View
 	sel  series.Selector
 	at   located
+	rows int64
 	keep bool // decoded pages are worth keeping
 }
 
@@ -34,21 +35,19 @@ func (v *View) Choose(ctx context.Context, sel series.Selector) (*Selection, err
 	wait()
 	cancel()
 	s := &Selection{view: v, sel: sel, at: l}
+	for _, runs := range l.found.Covered {
+		for i := range runs {
+			s.rows += int64(runs[i].Rows)
+		}
+	}
 	const sampleBytes = 16
-	s.keep = s.Rows() <= v.reader.opts.Pages.Limit()/2/sampleBytes
+	s.keep = s.rows <= v.reader.opts.Pages.Limit()/2/sampleBytes
 	return s, nil
 }
 
 // Rows is how many rows the selected series have in files that the index
 // covers, within the time range or near it.
-func (s *Selection) Rows() (n int64) {
-	for _, runs := range s.at.found.Covered {
-		for i := range runs {
-			n += int64(runs[i].Rows)
-		}
-	}
-	return n
-}
+func (s *Selection) Rows() int64 { return s.rows }
 
 // Labels is how many label sets the index found.
 func (s *Selection) Labels() int { return len(s.at.found.Series) }
@@ -71,8 +70,14 @@ func (s *Selection) Columns(ctx context.Context) iter.Seq2[merge.Series, error] 
 		}
 		return open.Select(ctx, s.sel, nil)
 	}
+	ahead := batchesAhead
+	if len(s.at.Files) == 1 && s.rows <= batchSamples {
+		if _, covered := s.at.found.Covered[s.at.Files[0].Add.Path]; covered {
+			ahead = inPlace
+		}
+	}
 	return func(yield func(merge.Series, error) bool) {
-		for found, err := range v.merged(ctx, s.sel, s.at.Files, v.head, nil, batchesAhead, read) {
+		for found, err := range v.merged(ctx, s.sel, s.at.Files, v.head, nil, ahead, read) {
 			if err != nil {
 				yield(merge.Series{}, v.failed("select", err))
 				return

@@ -47,6 +47,12 @@ func (f *footers) open(ctx context.Context, src *fencedSource) (*chunk.File, err
 	}
 }
 
+// has reports whether a file is kept.
+func (f *footers) has(name string) bool {
+	_, ok := f.files.Get(name)
+	return ok
+}
+
 // opening is a file on its way.
 type opening struct {
 	done chan struct{} // closed when file can be read

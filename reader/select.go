@@ -30,6 +30,9 @@ const (
 	// batchesAhead is how many more a producer of floats makes, about a row
 	// group of them, so that the next one is decoded while this one is used.
 	batchesAhead = 8
+	// inPlace: a file is read where it is asked for. To hand a few samples over
+	// takes longer than to read them.
+	inPlace = -1
 )
 
 // Select yields the series that the selector picks, merged over the files and
@@ -150,7 +153,7 @@ func (v *View) openAhead(ctx context.Context) (open func(path string), wait, can
 	open = func(path string) {
 		a, ok := v.snapshot.File(action.Key{Path: path})
 		key, err := v.reader.log.Key(path)
-		if !ok || err != nil || free.Add(-1) < 0 {
+		if !ok || err != nil || v.reader.footers.has(key) || free.Add(-1) < 0 {
 			return
 		}
 		running.Go(func() { _, _ = v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: a.Size}) })
@@ -171,7 +174,7 @@ type readFunc func(f *planner.File, open *chunk.File, ctx context.Context) iter.
 
 // merged merges what read finds in each of the files with the head, and with
 // series that are known, which are weaker than both. Each file is read so many
-// batches ahead.
+// batches ahead, or inPlace.
 func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, head HeadView, known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		if err := v.Check(); err != nil {
@@ -189,7 +192,13 @@ func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.
 		}
 		for i := range files {
 			f := &files[i]
-			sources = append(sources, merge.Source{Rank: f.Rank(), Series: v.produce(ctx, &running, f, ahead, read)})
+			from := v.file(ctx, f, read)
+			if ahead == inPlace {
+				from = v.checked(from)
+			} else {
+				from = v.produce(ctx, &running, ahead, from)
+			}
+			sources = append(sources, merge.Source{Rank: f.Rank(), Series: from})
 		}
 		if head != nil {
 			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(head, sel)})
@@ -226,6 +235,21 @@ func headSeries(h HeadView, sel series.Selector) iter.Seq2[merge.Series, error] 
 	}
 }
 
+// checked yields from a file as long as nothing is wrong with the view: what was
+// kept needed no reading, which checks.
+func (v *View) checked(file iter.Seq2[chunk.Series, error]) iter.Seq2[chunk.Series, error] {
+	return func(yield func(chunk.Series, error) bool) {
+		for s, err := range file {
+			if lost := v.Check(); lost != nil && err == nil {
+				s, err = chunk.Series{}, lost
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // batch is what a producer hands over: series, or the error that ends it.
 type batch struct {
 	series []chunk.Series
@@ -235,7 +259,7 @@ type batch struct {
 // produce reads one file in a goroutine of its own, so that many files are
 // read at the same time though a merge asks one after the other. The
 // goroutine ends when the file does, or ctx.
-func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.File, ahead int, read readFunc) iter.Seq2[chunk.Series, error] {
+func (v *View) produce(ctx context.Context, running *sync.WaitGroup, ahead int, file iter.Seq2[chunk.Series, error]) iter.Seq2[chunk.Series, error] {
 	out := make(chan batch, ahead)
 	send := func(b batch) bool {
 		if err := v.Check(); err != nil && b.err == nil {
@@ -252,7 +276,7 @@ func (v *View) produce(ctx context.Context, running *sync.WaitGroup, f *planner.
 		defer close(out)
 		var b batch
 		samples := 0
-		for s, err := range v.file(ctx, f, read) {
+		for s, err := range file {
 			if err != nil {
 				// What came before is of no use to anyone.
 				send(batch{err: err})
