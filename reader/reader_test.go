@@ -18,6 +18,7 @@ import (
 
 	"cardinalsin/action"
 	"cardinalsin/chunk"
+	"cardinalsin/index"
 	"cardinalsin/lease"
 	"cardinalsin/series"
 	"cardinalsin/storage"
@@ -158,30 +159,43 @@ func TestViewRefuses(t *testing.T) {
 			}
 		}
 	})
-	t.Run("pin lost on the way", func(t *testing.T) {
-		e := newEnv(t, "k")
-		var rows []series.Series
-		for i := range 2000 {
-			rows = append(rows, one(1, lbl("m", "k", fmt.Sprint(i)), 1))
-		}
-		e.write(t, "fa", rows...)
-		v, err := e.start(t, Options{}).At(ctx, txlog.Latest())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer v.Close()
-		chosen, err := v.Choose(ctx, everything)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The first time all is read, the second what is kept is used.
-		for _, lose := range []func(){func() {}, func() { e.clock.advance(lease.TTL + 1) }} {
-			err = last(rowsIn(chosen.Columns(ctx)), sync.OnceFunc(lose))
-		}
-		if !errors.Is(err, lease.ErrPinLost) {
-			t.Errorf("err = %v", err)
-		}
-	})
+	// What is kept is read beside the merge, or, of one file that the index
+	// covers, in place.
+	for _, indexed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("pin lost on the way, indexed=%t", indexed), func(t *testing.T) {
+			e := newEnv(t, "k")
+			var rows []series.Series
+			for i := range 2000 {
+				rows = append(rows, one(1, lbl("m", "k", fmt.Sprint(i)), 1))
+			}
+			e.write(t, "fa", rows...)
+			opts, sel := Options{}, everything
+			if indexed {
+				e.index(t)
+				opts.Index = index.New(e.admin, index.Options{})
+				sel.Matchers = []*series.Matcher{equal(series.MetricName, "m")}
+			}
+			v, err := e.start(t, opts).At(ctx, txlog.Latest())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			chosen, err := v.Choose(ctx, sel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := chosen.Rows(); indexed != (n == int64(len(rows))) {
+				t.Fatalf("the index found %d rows", n)
+			}
+			// The first time all is read, the second what is kept is used.
+			for _, lose := range []func(){func() {}, func() { e.clock.advance(lease.TTL + 1) }} {
+				err = last(rowsIn(chosen.Columns(ctx)), sync.OnceFunc(lose))
+			}
+			if !errors.Is(err, lease.ErrPinLost) {
+				t.Errorf("err = %v", err)
+			}
+		})
+	}
 	t.Run("context ends", func(t *testing.T) {
 		v := open(t)
 		ctx, cancel := context.WithCancel(ctx)
