@@ -154,6 +154,18 @@ func (r *reading) zigzag() int64 {
 
 func zigzag(v int64) uint64 { return uint64(v<<1) ^ uint64(v>>63) }
 
+// numbers passes over n numbers of any length and returns their bytes, which
+// nobody has looked at.
+func (r *reading) numbers(n int) []byte {
+	end := 0
+	for ; n > 0 && end < len(r.b); end++ {
+		if r.b[end] < 0x80 {
+			n--
+		}
+	}
+	return r.bytes(end + n) // above all there is, where they end too soon
+}
+
 // ordinals reads ascending numbers below limit, and calls each.
 func (r *reading) ordinals(n, limit int, each func(int)) {
 	at := -1

@@ -286,9 +286,7 @@ func (s *segment) values(raw []byte, each func(v *value) bool) error {
 		}
 		switch v.kind {
 		case postingsList:
-			from := r.b
-			r.ordinals(v.count, s.total, func(int) {})
-			v.raw = from[:len(from)-len(r.b)]
+			v.raw = r.numbers(v.count)
 		case postingsBitmap:
 			v.raw = r.bytes(r.count())
 		case postingsBlock:

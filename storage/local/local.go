@@ -95,6 +95,7 @@ type Store struct {
 	// mu guards all below.
 	mu      sync.Mutex
 	root    *os.Root
+	rootDir *os.File            // the same, set with it
 	ready   bool                // hiddenDir exists
 	durable map[string]struct{} // directories whose entry in their parent is synced
 }
@@ -182,8 +183,10 @@ func (s *Store) open(ctx context.Context, key string) (*os.File, storage.ObjectI
 	if err != nil {
 		return nil, storage.ObjectInfo{}, absent(err)
 	}
-	// O_NONBLOCK: to open a FIFO would wait for its writer.
-	f, err := root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, known, err := openBeneath(s.rootDir, key)
+	if !known {
+		f, err = root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	}
 	if err != nil {
 		return nil, storage.ObjectInfo{}, absent(err)
 	}
@@ -232,7 +235,11 @@ func (s *Store) openRootLocked() (*os.Root, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.root = root
+		dir, err := root.Open(".")
+		if err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+		s.root, s.rootDir = root, dir
 	}
 	return s.root, nil
 }
