@@ -89,6 +89,9 @@ func Slice(s []Series) iter.Seq2[Series, error] {
 //
 // Sources are pulled from the goroutine that ranges over the result.
 func Sources(sources ...Source) iter.Seq2[Series, error] {
+	if len(sources) == 1 {
+		return single(sources[0])
+	}
 	return func(yield func(Series, error) bool) {
 		m := merger{cursors: make([]*cursor, 0, len(sources))}
 		defer m.stop()
@@ -119,6 +122,28 @@ func Sources(sources ...Source) iter.Seq2[Series, error] {
 	}
 }
 
+// single is Sources of one, which needs no heap, and nobody to wait for.
+func single(from Source) iter.Seq2[Series, error] {
+	return func(yield func(Series, error) bool) {
+		var c cursor
+		for s, err := range from.Series {
+			if err == nil {
+				err = c.stand(s)
+			}
+			if err != nil {
+				yield(Series{}, err)
+				return
+			}
+			if !strictlyAscending(s.Samples) {
+				s.Samples = Samples(make([]series.Sample, 0, len(s.Samples)), Run{Rank: from.Rank, Samples: s.Samples})
+			}
+			if len(s.Samples)+len(s.Floats.Times) > 0 && !yield(s, nil) {
+				return
+			}
+		}
+	}
+}
+
 // cursor is one source and the series that it stands on.
 type cursor struct {
 	rank     Rank
@@ -139,20 +164,26 @@ func (c *cursor) advance() (ok bool, err error) {
 	if !ok {
 		return false, nil
 	}
+	err = c.stand(s)
+	return err == nil, err
+}
+
+// stand moves to a series, which must be in order.
+func (c *cursor) stand(s Series) error {
 	name := s.Labels.Get(series.MetricName)
 	if c.started && compare(c.name, &c.current, name, &s) >= 0 {
-		return false, fmt.Errorf("%w: series %s does not come after %s", ErrUnsorted, s.Labels, c.current.Labels)
+		return fmt.Errorf("%w: series %s does not come after %s", ErrUnsorted, s.Labels, c.current.Labels)
 	}
 	for i := 1; i < len(s.Samples); i++ {
 		if s.Samples[i].Compare(s.Samples[i-1]) < 0 {
-			return false, fmt.Errorf("%w: sample %d of series %s", ErrUnsorted, i, s.Labels)
+			return fmt.Errorf("%w: sample %d of series %s", ErrUnsorted, i, s.Labels)
 		}
 	}
 	if err := s.Floats.check(s.Labels); err != nil {
-		return false, err
+		return err
 	}
 	c.current, c.name, c.started = s, name, true
-	return true, nil
+	return nil
 }
 
 func compare(an string, a *Series, bn string, b *Series) int {
