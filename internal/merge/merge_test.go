@@ -200,9 +200,11 @@ func TestSourcesErrors(t *testing.T) {
 		{"samples descending", Slice([]Series{mk("a", at(2, 1), at(1, 1))}), ErrUnsorted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := collect(Sources(Source{Series: Slice([]Series{mk("a", at(1, 1)), mk("z", at(1, 1))})}, Source{Series: tc.source}))
-			if !errors.Is(err, tc.want) {
-				t.Fatalf("got %v, want %v", err, tc.want)
+			other := Source{Series: Slice([]Series{mk("a", at(1, 1)), mk("z", at(1, 1))})}
+			for _, sources := range [][]Source{{other, {Series: tc.source}}, {{Series: tc.source}}} {
+				if _, err := collect(Sources(sources...)); !errors.Is(err, tc.want) {
+					t.Errorf("of %d sources: got %v, want %v", len(sources), err, tc.want)
+				}
 			}
 		})
 	}
