@@ -46,6 +46,7 @@ race: $(TOOLS)/bin/versitygw ## run all tests under the race detector
 
 lint: ## vet and linters; any finding fails
 	$(GO) vet -stdmethods=false ./... # upstream's iterators have a Seek that is not io.Seeker's
+	$(GO) vet -tags duckdb_arrow ./internal/bench/read
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
 
 fmt: ## format the code
@@ -70,7 +71,7 @@ bench-write: build $(TOOLS)/bin/prometheus $(TOOLS)/bin/victoria-metrics ## our 
 	$(GO) test -run '^$$' -bench DoPut -benchtime 5x ./api/flight
 
 bench-read: $(TOOLS)/bin/victoria-metrics ## our queries beside Prometheus' TSDB, VictoriaMetrics and plain DuckDB: PromQL, label values, cold reads, TSBS, memory; keeps its data in ./cardinal-bench
-	$(GO) build -o $(BIN)/bench-read ./internal/bench/read
+	$(GO) build -tags duckdb_arrow -o $(BIN)/bench-read ./internal/bench/read
 	$(BIN)/bench-read -victoria $(TOOLS)/bin/victoria-metrics $(BENCHFLAGS)
 
 # The programs that are killed pass crash points; those that ship do not.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/pprof"
 	"slices"
+	"syscall"
 	"time"
 
 	"cardinalsin/internal/bench/harness"
@@ -36,6 +37,9 @@ type request struct {
 	Queries []query `json:"queries"`
 	Budget  float64 `json:"budget"`  // seconds that a query is repeated for
 	Profile string  `json:"profile"` // file of a processor profile of the questions; empty: none
+	// Turns is a file that two children hold in turns while they work, so that
+	// what else the machine does comes to both. Empty: one child, alone.
+	Turns string `json:"turns"`
 }
 
 // query is one question, of which only some fields are set.
@@ -87,6 +91,7 @@ type opened struct {
 	ask   func(context.Context, query) (result, error)
 	count func() (requests, bytes int64) // nil: nothing is counted
 	calls func() []call                  // since it was last asked; nil: they are not noted
+	turns *turns
 	close func() error
 }
 
@@ -156,11 +161,22 @@ func (r *request) run(ctx context.Context) (a answer, err error) {
 		a.Peak = u.Peak
 		return a, err
 	}
-	begin := time.Now()
-	o, err := r.open(ctx)
+	turns, err := openTurns(r.Turns)
 	if err != nil {
 		return a, err
 	}
+	defer func() { err = errors.Join(err, turns.close()) }()
+	var o *opened
+	var begin time.Time
+	err = turns.take(func() (err error) {
+		begin = time.Now()
+		o, err = r.open(ctx)
+		return err
+	})
+	if err != nil {
+		return a, err
+	}
+	o.turns = turns
 	defer func() { err = errors.Join(err, o.close()) }()
 	a.Open.First = time.Since(begin).Seconds()
 	if o.count != nil {
@@ -204,15 +220,50 @@ func profile(file string) (stop func() error, err error) {
 	}, nil
 }
 
-// maxRuns bounds how often a question is asked again, and patience how long it
-// may take.
+// turns is taken by one of two children at a time; nil is always free.
+type turns struct{ file *os.File }
+
+func openTurns(path string) (*turns, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	return &turns{f}, err
+}
+
+// take does work in the child's turn. Whoever has had one waits a moment for
+// the other to begin.
+func (t *turns) take(work func() error) error {
+	if t == nil {
+		return work()
+	}
+	if err := syscall.Flock(int(t.file.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("take a turn: %w", err)
+	}
+	err := work()
+	if e := syscall.Flock(int(t.file.Fd()), syscall.LOCK_UN); e != nil {
+		err = errors.Join(err, fmt.Errorf("give the turn: %w", e))
+	}
+	time.Sleep(time.Millisecond)
+	return err
+}
+
+func (t *turns) close() error {
+	if t == nil {
+		return nil
+	}
+	return t.file.Close()
+}
+
+// leastRuns and maxRuns bound how often a question is asked, and patience how
+// long it may take.
 const (
-	maxRuns  = 50
-	patience = time.Minute
+	leastRuns = 4 // with the first, so that the median is of three
+	maxRuns   = 50
+	patience  = time.Minute
 )
 
-// measure asks a question once, and then again until the budget is used up,
-// but once at least. A question that fails says so in what it returns: the
+// measure asks a question once, and then again until the budget is used up. A question that fails says so in what it returns: the
 // others can still be measured.
 func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m measured) {
 	var requests, bytes int64
@@ -220,16 +271,23 @@ func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m 
 		requests, bytes = o.count()
 	}
 	var times []float64
-	for begin := time.Now(); len(times) < 2 || len(times) <= maxRuns && time.Since(begin) < budget; {
-		start := time.Now()
-		patient, done := context.WithTimeout(ctx, patience)
-		found, err := o.ask(patient, q)
-		done()
+	for spent := 0.0; len(times) < leastRuns || len(times) <= maxRuns && spent < budget.Seconds(); {
+		var found result
+		var took float64
+		err := o.turns.take(func() (err error) {
+			start := time.Now()
+			patient, done := context.WithTimeout(ctx, patience)
+			defer done()
+			found, err = o.ask(patient, q)
+			took = time.Since(start).Seconds()
+			return err
+		})
 		if err != nil {
 			m.Error = err.Error()
 			return m
 		}
-		times = append(times, time.Since(start).Seconds())
+		spent += took
+		times = append(times, took)
 		if len(times) > 1 {
 			continue
 		}

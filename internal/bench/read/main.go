@@ -35,11 +35,13 @@ const header = `# bench-read: our table beside Prometheus' TSDB (same engine, in
 #   4,000, one value a minute for 12 hours. With -quick all have a twentieth of the series.
 # - ours: written through writer and flushes, compacted until nothing is left to do; Prometheus: one block;
 #   VictoriaMetrics: merged by force. All on the same local disk, in the page cache.
-# - warm: the median of the runs after the first, for some seconds each; a process of its own for each side and question.
+# - warm: the median of the runs after the first, for some seconds each; a process of its own for each side and question,
+#   which runs in turns with that of the peer.
 #   Nothing is kept of results: the engine keeps none, and VictoriaMetrics is asked not to.
 # - PromQL beside Prometheus: upstream's engine in process on both sides. Beside VictoriaMetrics: both over HTTP, until
 #   the last byte of the answer.
-# - SQL: our engine, beside one warm DuckDB of the same version with read_parquet over the same live files.
+# - SQL: our engine, beside one warm DuckDB of the same version with read_parquet over the same live files, with the same
+#   threads and memory. Ours hands rows over as Arrow; DuckDB's are ` + arrowRows + `.
 # - cold: nothing cached but the log's snapshot; each store request takes 50 ms more. Requests are those that the
 #   question made, pins included.
 # - memory: highest resident set (VmHWM) of the process, and what it had when it was open.
@@ -65,7 +67,7 @@ func main() {
 	flag.StringVar(&f.only, "only", "", "comma-separated names of the benches to run; default all")
 	flag.StringVar(&f.profile, "profile", "", "folder for a processor profile of each side and its first question; default none")
 	flag.BoolVar(&f.quick, "quick", false, "a twentieth of the series, for development")
-	flag.Float64Var(&f.budget, "time", 4, "seconds that a question is repeated for; it is asked twice at least")
+	flag.Float64Var(&f.budget, "time", 4, "seconds that a question is repeated for; it is asked four times at least")
 	flag.Parse()
 	if err := run(context.Background(), f); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -56,7 +56,8 @@ func askEngine(ctx context.Context, engine *sqlengine.Engine, sql string) (r res
 var errDuckDB = errors.New("duckdb")
 
 // openDuckDB is DuckDB alone over the live files of our table, which it takes
-// for one table as they are: one database for all questions, with its caches.
+// for one table as they are: one database for all questions, with its caches,
+// and the threads and memory that a query of ours has.
 func openDuckDB(ctx context.Context, dir string) (*opened, error) {
 	files, err := liveFiles(ctx, dir)
 	if err != nil {
@@ -76,7 +77,11 @@ func openDuckDB(ctx context.Context, dir string) (*opened, error) {
 		duckdb.Close(&d.db)
 		return nil, fmt.Errorf("%w: no connection", errDuckDB)
 	}
+	var ours sqlengine.Options
+	ours.EnsureDefaults()
 	for _, sql := range []string{
+		fmt.Sprintf("SET threads = %d", ours.Threads),
+		fmt.Sprintf("SET memory_limit = '%dKiB'", ours.MemoryBytes>>10),
 		"SET TimeZone = 'UTC'",
 		"CREATE VIEW metrics AS SELECT * FROM read_parquet(['" + strings.Join(files, "','") + "'], union_by_name = true)",
 	} {
@@ -126,13 +131,22 @@ func (d *plain) run(sql string) (r result, err error) {
 	if duckdb.ExecutePreparedStreaming(p, &out) == duckdb.StateError {
 		return r, fmt.Errorf("%w: %s", errDuckDB, duckdb.ResultError(&out))
 	}
+	arrow, err := newToArrow(d.conn, &out)
+	if err != nil {
+		return r, err
+	}
+	defer arrow.close()
 	for {
 		chunk := duckdb.FetchChunk(out)
 		if chunk.Ptr == nil {
 			break
 		}
 		r.Series += int(duckdb.DataChunkGetSize(chunk))
+		err := arrow.convert(chunk)
 		duckdb.DestroyDataChunk(&chunk)
+		if err != nil {
+			return r, err
+		}
 	}
 	if message := duckdb.ResultError(&out); message != "" {
 		return r, fmt.Errorf("%w: %s", errDuckDB, message)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"cardinalsin/internal/bench/harness"
 )
 
@@ -69,11 +71,29 @@ func (b *bench) ask(ctx context.Context, d dataset, side, kept string, q ...quer
 	if err != nil {
 		return a, err
 	}
-	return a, b.child(ctx, d, side, dir, q, &a)
+	return a, b.child(ctx, d, side, dir, "", q, &a)
 }
 
-func (b *bench) child(ctx context.Context, d dataset, side, dir string, q []query, a *answer) error {
-	r := request{Side: side, Dataset: d.name, Scale: b.scale, Dir: dir, Queries: q, Budget: b.budget}
+// askBoth asks ours, of its data, and a peer of what is kept for it, each in a
+// process of its own, in turns.
+func (b *bench) askBoth(ctx context.Context, d dataset, side, peer, kept string, q ...query) (us, them answer, err error) {
+	dir, err := b.data(ctx, d, ours)
+	if err != nil {
+		return us, them, err
+	}
+	keptIn, err := b.data(ctx, d, kept)
+	if err != nil {
+		return us, them, err
+	}
+	turns := dir + ".turns"
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.child(ctx, d, side, dir, turns, q, &us) })
+	g.Go(func() error { return b.child(ctx, d, peer, keptIn, turns, q, &them) })
+	return us, them, g.Wait()
+}
+
+func (b *bench) child(ctx context.Context, d dataset, side, dir, turns string, q []query, a *answer) error {
+	r := request{Side: side, Dataset: d.name, Scale: b.scale, Dir: dir, Queries: q, Budget: b.budget, Turns: turns}
 	if b.profile != "" {
 		r.Profile = filepath.Join(b.profile, side+"-"+q[0].Name+".pprof")
 	}
@@ -113,11 +133,7 @@ const memoryLimit = 2 << 30
 func (b *bench) promql(ctx context.Context) error {
 	d := live(b.scale)
 	for _, q := range b.liveQueries() {
-		us, err := b.ask(ctx, d, ours, ours, q)
-		if err != nil {
-			return err
-		}
-		peer, err := b.ask(ctx, d, prometheus, prometheus, q)
+		us, peer, err := b.askBoth(ctx, d, ours, prometheus, prometheus, q)
 		if err != nil {
 			return err
 		}
@@ -164,7 +180,7 @@ func (b *bench) head(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := b.child(ctx, d, side, dir, queries, &got[i]); err != nil {
+		if err := b.child(ctx, d, side, dir, "", queries, &got[i]); err != nil {
 			return err
 		}
 	}
@@ -185,11 +201,7 @@ func (b *bench) head(ctx context.Context) error {
 func (b *bench) labels(ctx context.Context) error {
 	d := long(b.scale)
 	queries := labelQueries()
-	us, err := b.ask(ctx, d, ours, ours, queries...)
-	if err != nil {
-		return err
-	}
-	peer, err := b.ask(ctx, d, prometheus, prometheus, queries...)
+	us, peer, err := b.askBoth(ctx, d, ours, prometheus, prometheus, queries...)
 	if err != nil {
 		return err
 	}
@@ -231,11 +243,7 @@ func (b *bench) cold(ctx context.Context) error {
 func (b *bench) tsbsSQL(ctx context.Context) error {
 	d := cpu(b.scale)
 	queries := b.tsbs()
-	us, err := b.ask(ctx, d, oursSQL, ours, queries...)
-	if err != nil {
-		return err
-	}
-	peer, err := b.ask(ctx, d, plainSQL, ours, queries...)
+	us, peer, err := b.askBoth(ctx, d, oursSQL, plainSQL, ours, queries...)
 	if err != nil {
 		return err
 	}
