@@ -44,7 +44,8 @@ const header = `# bench-read: our table beside Prometheus' TSDB (same engine, in
 #   threads and memory. Ours hands rows over as Arrow; DuckDB's are ` + arrowRows + `.
 # - cold: nothing cached but the log's snapshot; each store request takes 50 ms more. Requests are those that the
 #   question made, pins included.
-# - memory: highest resident set (VmHWM) of the process, and what it had when it was open.
+# - memory: highest resident set (VmHWM) of the process, and what it had when it was open. GOGC is
+#   75, as it is in cardinal's server and in Prometheus'.
 `
 
 type flags struct {
