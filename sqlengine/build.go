@@ -119,7 +119,7 @@ func (q *query) create(ctx context.Context, g *group) error {
 		if err := q.engine.learn(ctx, q.db, g.rows); err != nil {
 			return err
 		}
-		if err := g.rows.findDuplicates(ctx, q.engine.parser, q.db, g.where, g.name+"_twice"); err != nil {
+		if err := g.rows.findDuplicates(ctx, q.engine, q.db, g.where, g.name+"_twice"); err != nil {
 			return err
 		}
 		body = g.rows.sql()
@@ -219,4 +219,5 @@ const (
 	maxPlans      = 64
 	maxPlanFiles  = 4096
 	maxBounds     = 1024
+	maxUnique     = 4096 // of 32 bytes
 )

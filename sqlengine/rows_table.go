@@ -2,6 +2,8 @@ package sqlengine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -381,8 +383,9 @@ func (t *rowsTable) partitionValue(i int, c column) string {
 
 // findDuplicates looks where the same instant of one series hash occurs twice
 // and puts what it finds into a temporary table. In most tables there is
-// none, and the statement then reads plain files.
-func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, where predicate, name string) error {
+// none, and the statement then reads plain files; that the files have none is
+// remembered, as files do not change.
+func (t *rowsTable) findDuplicates(ctx context.Context, e *Engine, d *database, where predicate, name string) error {
 	if t.layout == nil {
 		return nil
 	}
@@ -392,23 +395,24 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 	}
 	t.contested = findContested(t.scan.Files, span, hasHead)
 	var queries []string
+	verdict := ""
 	if len(t.contested.files) > 0 {
 		keys := name + "_files"
-		if err := t.keysView(ctx, d, keys, t.contested.files, t.contested.intervals); err != nil {
+		view := t.keysOf(t.contested.files, t.contested.intervals)
+		var err error
+		if verdict, err = t.verdictKey(view, where); err != nil {
 			return err
 		}
-		q, err := t.keysWhere(ctx, p, keys, where)
-		if err != nil {
-			return err
+		if _, none := e.unique.Get(verdict); verdict == "" || !none {
+			q, err := t.keysWhere(ctx, e.parser, d, keys, view, where)
+			if err != nil {
+				return err
+			}
+			queries = append(queries, `SELECT series_id, "timestamp", nanos FROM (`+q+") GROUP BY ALL HAVING count(*) > 1")
 		}
-		queries = append(queries, `SELECT series_id, "timestamp", nanos FROM (`+q+") GROUP BY ALL HAVING count(*) > 1")
 	}
-	if len(t.contested.headFiles) > 0 {
-		keys := name + "_head"
-		if err := t.keysView(ctx, d, keys, t.contested.headFiles, t.contested.headIntervals); err != nil {
-			return err
-		}
-		q, err := t.keysWhere(ctx, p, keys, where)
+	if len(t.contested.headFiles) > 0 { // never remembered: a head changes
+		q, err := t.keysWhere(ctx, e.parser, d, name+"_head", t.keysOf(t.contested.headFiles, t.contested.headIntervals), where)
 		if err != nil {
 			return err
 		}
@@ -424,19 +428,49 @@ func (t *rowsTable) findDuplicates(ctx context.Context, p *parser, d *database, 
 	if err != nil {
 		return fmt.Errorf("count duplicates: %w", err)
 	}
-	if rows[0][0] != "0" {
+	switch {
+	case rows[0][0] != "0":
 		t.duplicates = name
+	case verdict != "":
+		e.unique.Put(verdict, struct{}{}, 1)
 	}
 	return nil
 }
 
-// keysView names the rows of some files within some intervals.
-func (t *rowsTable) keysView(ctx context.Context, d *database, name string, files []int, intervals []series.TimeRange) error {
-	sql := "CREATE OR REPLACE TEMP VIEW " + name + " AS " + t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + t.within(intervals)
-	if err := d.exec(ctx, sql); err != nil {
-		return fmt.Errorf("find duplicates: %w", err)
+// verdictKey is equal for questions about the same rows of the same files: keys
+// is their SELECT, and holds the paths, the columns and the intervals. It is
+// empty where the answer must not be remembered, since the conditions hold a
+// function that may look at the clock.
+func (t *rowsTable) verdictKey(keys string, where predicate) (string, error) {
+	if anyNode(where.conditions, func(n object) bool {
+		name := functionName(n)
+		return n["class"] == "FUNCTION" && !timelessFunctions[name] && !patternFunctions[name]
+	}) {
+		return "", nil
 	}
-	return nil
+	conditions, err := json.Marshal(where.conditions)
+	if err != nil {
+		return "", fmt.Errorf("encode the parse tree: %w", err)
+	}
+	h := sha256.New()
+	part := func(s string) { // with its length: no two lists of parts are one text
+		fmt.Fprintf(h, "%d:%s", len(s), s)
+	}
+	part(t.view.Snapshot().Metadata().ID)
+	part(keys)
+	part(where.alias)
+	part(string(conditions))
+	for _, i := range t.contested.files {
+		key := t.scan.Files[i].Add.Key()
+		part(key.Path)
+		part(key.DV)
+	}
+	return string(h.Sum(nil)), nil
+}
+
+// keysOf selects the rows of some files within some intervals.
+func (t *rowsTable) keysOf(files []int, intervals []series.TimeRange) string {
+	return t.named("("+strings.Join(t.branches(files, false, false), " UNION ALL ")+")") + " WHERE " + t.within(intervals)
 }
 
 // within is the condition that a row's time lies in one of the intervals.
@@ -450,11 +484,15 @@ func (t *rowsTable) within(intervals []series.TimeRange) string {
 	return "(" + strings.Join(times, " OR ") + ")"
 }
 
-// keysWhere selects the keys of a view under the statement's own conditions.
-func (t *rowsTable) keysWhere(ctx context.Context, p *parser, view string, where predicate) (string, error) {
+// keysWhere selects the keys of some rows under the statement's own conditions;
+// it makes the rows a view for that.
+func (t *rowsTable) keysWhere(ctx context.Context, p *parser, d *database, name, rows string, where predicate) (string, error) {
+	if err := d.exec(ctx, "CREATE OR REPLACE TEMP VIEW "+name+" AS "+rows); err != nil {
+		return "", fmt.Errorf("find duplicates: %w", err)
+	}
 	var list []any
 	for _, c := range []string{chunk.ColumnSeriesID, chunk.ColumnTimestamp, chunk.ColumnNanos} {
 		list = append(list, object{"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": []any{c}})
 	}
-	return p.text(ctx, selectTree(list, tableTree(view, where.alias), where.conditions))
+	return p.text(ctx, selectTree(list, tableTree(name, where.alias), where.conditions))
 }

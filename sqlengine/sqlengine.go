@@ -186,6 +186,7 @@ type Engine struct {
 	statements *lru.Cache[string, *statement]   // by their text
 	plans      *lru.Cache[string, planner.Scan] // see planned
 	bounds     *lru.Cache[string, [][]string]   // see timeRanges
+	unique     *lru.Cache[string, struct{}]     // see verdictKey
 
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
@@ -205,7 +206,8 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
 		facts:  map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
 		statements: lru.New[string, *statement](maxStatements), plans: lru.New[string, planner.Scan](maxPlans), bounds: lru.New[string, [][]string](maxBounds),
-		sound: map[string]struct{}{},
+		unique: lru.New[string, struct{}](maxUnique),
+		sound:  map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
 		e.names[lower(opts.Table)+string(kind)] = kind

@@ -376,6 +376,9 @@ var timelessFunctions = setOf(
 	"to_timestamp", "epoch_ms", "make_timestamp", "make_timestamptz", "make_date", "strptime",
 )
 
+// patternFunctions match a text, and look at their arguments alone too.
+var patternFunctions = setOf("~~", "!~~", "starts_with", "prefix", "^@", "regexp_full_match", "regexp_matches")
+
 // lower folds a name as DuckDB does: ASCII letters only.
 func lower(s string) string {
 	return strings.Map(func(r rune) rune {
