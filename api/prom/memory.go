@@ -3,6 +3,7 @@ package prom
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -33,23 +34,41 @@ const (
 	defaultMemoryBytes = 2 << 30
 )
 
+// holding is what one query holds, until it gives all of it back.
+type holding struct {
+	memory *Memory
+	most   int64 // 0: no limit of its own
+
+	mu    sync.Mutex // guards what follows
+	bytes int64
+	over  bool // all was given back
+}
+
 // hold counts bytes that the query holds until it is closed, or gives back
 // those that it holds no more.
-func (q *querier) hold(n int64) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return nil // all was given back
+func (h *holding) hold(n int64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		return nil
 	}
-	if n > 0 && q.queryBytes > 0 && q.held+n > q.queryBytes {
-		return fmt.Errorf("%w: more than the %d bytes that one query may hold", ErrMemory, q.queryBytes)
+	if n > 0 && h.most > 0 && h.bytes+n > h.most {
+		return fmt.Errorf("%w: more than the %d bytes that one query may hold", ErrMemory, h.most)
 	}
-	if all := q.memory.used.Add(n); n > 0 && all > q.memory.limit {
-		q.memory.used.Add(-n)
-		return fmt.Errorf("%w: all queries together would hold more than %d bytes", ErrMemory, q.memory.limit)
+	if all := h.memory.used.Add(n); n > 0 && all > h.memory.limit {
+		h.memory.used.Add(-n)
+		return fmt.Errorf("%w: all queries together would hold more than %d bytes", ErrMemory, h.memory.limit)
 	}
-	q.held += n
+	h.bytes += n
 	return nil
+}
+
+// giveBack ends the holding.
+func (h *holding) giveBack() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.memory.used.Add(-h.bytes)
+	h.bytes, h.over = 0, true
 }
 
 // What things take beside their texts and samples.
@@ -58,6 +77,8 @@ const (
 	aSample    = 56  // series.Sample
 	aFloat     = 16  // a time and a value
 	aHistogram = 400 // prompb.Histogram, its place in a map
+	aText      = 16  // a string
+	anExemplar = 120 // exemplar.Exemplar, and its row in the table
 )
 
 func labelBytes(l labels.Labels) int64 { return int64(l.ByteSize()) + aSeries }

@@ -105,8 +105,8 @@ func TestMemoryLimits(t *testing.T) {
 			}
 			var held int64
 			err := run(1<<30, func(q *querier) {
-				if held = memory.Used(); held != q.held {
-					t.Errorf("the process holds %d bytes, its only query %d", held, q.held)
+				if held = memory.Used(); held != q.bytes {
+					t.Errorf("the process holds %d bytes, its only query %d", held, q.bytes)
 				}
 			})
 			if err != nil || held < tc.least || held > tc.most {

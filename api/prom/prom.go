@@ -143,7 +143,9 @@ func Handler(o Options) http.Handler {
 	q := NewQueryable(o.Reader)
 	q.MaxSamples, q.QueryBytes, q.Memory = o.MaxSamples, o.QueryBytes, o.Memory
 	mux := http.NewServeMux()
-	mux.Handle("/", serve(o, q))
+	api := serve(o, q)
+	mux.Handle("/", api)
+	mux.Handle("POST /api/v1/read", remoteRead(api))
 	mux.Handle("GET /api/v1/metadata", metadataHandler(o.Metadata, o.MaxSamples, o.Logger))
 	mux.Handle("GET /api/v1/status/tsdb", statusHandler(q, o.Logger))
 	return atVersion(mux)
@@ -154,7 +156,7 @@ func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 	started := time.Now()
 	none := nothing{}
 	api := v1.NewAPI(
-		NewEngine(o), q, nil, nil, exemplars{o.Exemplars, o.MaxSamples},
+		NewEngine(o), q, nil, nil, exemplars{o.Exemplars, o.MaxSamples, o.QueryBytes, o.Memory},
 		func(context.Context) v1.ScrapePoolsRetriever { return none },
 		func(context.Context) v1.TargetRetriever { return none },
 		func(context.Context) v1.AlertmanagerRetriever { return none },

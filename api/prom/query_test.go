@@ -616,18 +616,7 @@ func TestRemoteRead(t *testing.T) {
 	s := tb.serve(t)
 	read := func(params string) string {
 		t.Helper()
-		body, err := (&prompb.ReadRequest{Queries: []*prompb.Query{{
-			StartTimestampMs: at(0), EndTimestampMs: at(time.Minute),
-			Matchers: []*prompb.LabelMatcher{{Name: "__name__", Value: "m"}},
-		}}}).Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.URL+"/api/v1/read"+params, bytes.NewReader(snappy.Encode(nil, body)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := do(t, req)
+		r := do(t, readRequest(t, s.URL+"/api/v1/read"+params))
 		if r.code != http.StatusOK {
 			t.Fatalf("%d %s", r.code, r.body)
 		}
@@ -655,6 +644,51 @@ func TestRemoteRead(t *testing.T) {
 	}
 	if got := read("?version=1"); got != "k=a 1 2;" {
 		t.Errorf("version 1: %s", got)
+	}
+}
+
+// readRequest asks for all of a metric m, in one of the forms.
+func readRequest(t *testing.T, url string, forms ...prompb.ReadRequest_ResponseType) *http.Request {
+	t.Helper()
+	body, err := (&prompb.ReadRequest{AcceptedResponseTypes: forms, Queries: []*prompb.Query{{
+		StartTimestampMs: at(0), EndTimestampMs: at(time.Minute),
+		Matchers: []*prompb.LabelMatcher{{Name: "__name__", Value: "m"}},
+	}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(snappy.Encode(nil, body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// TestRemoteReadErrors: remote read has the codes of the other paths.
+func TestRemoteReadErrors(t *testing.T) {
+	tb := newTable(t)
+	tb.append(t, floats(0, lbl("m", "k", "a"), 1, 2))
+	tb.flush(t)
+	for _, c := range []struct {
+		params string
+		o      Options
+		code   int
+	}{
+		{"", Options{}, http.StatusOK},
+		{"", Options{QueryBytes: 10}, http.StatusUnprocessableEntity},
+		{"", Options{Memory: NewMemory(10)}, http.StatusUnprocessableEntity},
+		{"", Options{MaxSamples: 1}, http.StatusUnprocessableEntity},
+		{"?version=99", Options{}, http.StatusNotFound},
+		{"?version=x", Options{}, http.StatusBadRequest},
+	} {
+		c.o.Reader = tb.reader
+		for _, form := range []prompb.ReadRequest_ResponseType{prompb.ReadRequest_SAMPLES, prompb.ReadRequest_STREAMED_XOR_CHUNKS} {
+			rec := httptest.NewRecorder()
+			Handler(c.o).ServeHTTP(rec, readRequest(t, "/api/v1/read"+c.params, form))
+			if rec.Code != c.code || rec.Body.Len() == 0 {
+				t.Errorf("%q as %s: %d %s; want %d", c.params, form, rec.Code, rec.Body, c.code)
+			}
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 }
 
 func (q *Queryable) querier(mint, maxt int64) *querier {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples, queryBytes: q.QueryBytes, memory: q.Memory}
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples, holding: holding{memory: q.Memory, most: q.QueryBytes}}
 }
 
 type atKey struct{}
@@ -78,14 +78,12 @@ type querier struct {
 	mint, maxt  int64
 	maxSamples  int
 	keepSamples int
-	queryBytes  int64
-	memory      *Memory
+	holding
 
 	mu      sync.Mutex // guards the fields below
 	view    *reader.View
 	closed  bool
-	loaded  int   // samples held
-	held    int64 // bytes of memory held
+	loaded  int // samples held
 	streams []*stream
 }
 
@@ -132,8 +130,7 @@ func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	q.memory.used.Add(-q.held)
-	q.held = 0
+	q.giveBack()
 	if q.view == nil {
 		return nil
 	}
@@ -166,7 +163,7 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 	}
 	view, err := q.open(ctx)
 	if err != nil {
-		return failed(err)
+		return failed(ctx, err)
 	}
 	if sortSeries {
 		limit = 0 // the first in order may be the last to come
@@ -180,7 +177,7 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 		found, err = q.samples(ctx, view, sel, limit, !sortSeries && limit == 0)
 	}
 	if err != nil {
-		return failed(err)
+		return failed(ctx, err)
 	}
 	if sortSeries {
 		slices.SortFunc(found, func(a, b *tableSeries) int { return labels.Compare(a.labels, b.labels) })
@@ -192,10 +189,13 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 }
 
 // failed marks an error as the table's, unless the query is at fault.
-func failed(err error) storage.SeriesSet {
+func failed(ctx context.Context, err error) storage.SeriesSet {
 	var tooMany promql.ErrTooManySamples
 	if !errors.As(err, &tooMany) {
 		err = tableError{err}
+	}
+	if f, ok := ctx.Value(readFailureKey{}).(*readFailure); ok {
+		f.note(err)
 	}
 	return storage.ErrSeriesSet(err)
 }
@@ -353,6 +353,13 @@ func (q *querier) strings(ctx context.Context, read func(*reader.View) ([]string
 		return nil, nil, tableError{err}
 	}
 	found, err := read(view)
+	if err == nil {
+		n := int64(aText * len(found))
+		for _, s := range found {
+			n += int64(len(s))
+		}
+		err = q.hold(n)
+	}
 	if err != nil {
 		return nil, nil, tableError{err}
 	}

@@ -55,6 +55,8 @@ func (t SideTable) view(ctx context.Context) (v *reader.View, release func(), ok
 type exemplars struct {
 	table      SideTable
 	maxSamples int
+	queryBytes int64
+	memory     *Memory
 }
 
 // ExemplarQuerier implements storage.ExemplarQueryable.
@@ -84,6 +86,8 @@ func (q exemplarQuerier) Select(start, end int64, sets ...[]*labels.Matcher) ([]
 	bySeries := map[string]map[series.ID][]exemplar.Exemplar{}
 	of := map[string]labels.Labels{}
 	n := 0
+	held := holding{memory: q.memory, most: q.queryBytes}
+	defer held.giveBack() // upstream does not say when it has written them
 	for _, matchers := range sets {
 		for row, err := range view.Select(q.ctx, selector(start, end, matchers)) {
 			if err != nil {
@@ -95,6 +99,9 @@ func (q exemplarQuerier) Select(start, end int64, sets ...[]*labels.Matcher) ([]
 			found := ingest.ExemplarsOf(row)
 			if len(found) == 0 {
 				continue
+			}
+			if err := held.hold(2*labelBytes(row.Labels) + anExemplar*int64(len(found))); err != nil {
+				return nil, tableError{err}
 			}
 			key := string(found[0].Series.Bytes(nil))
 			if bySeries[key] == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
 
 	"cardinalsin/ingest"
 	"cardinalsin/ingest/ingesttest"
@@ -103,13 +104,24 @@ func TestQueryExemplars(t *testing.T) {
 		}
 		sink.Flush()
 	}
-	few := exemplars{sideOf(sink, ingest.ExemplarsTable("metrics")), 2}
-	querier, err := few.ExemplarQuerier(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := querier.Select(0, 5000, matchers(t, "latency_bucket")); err == nil {
-		t.Error("a query above its limit was answered")
+	table, memory := sideOf(sink, ingest.ExemplarsTable("metrics")), NewMemory(1<<20)
+	for _, few := range []exemplars{
+		{table, 2, 0, memory},
+		{table, 0, 100, memory},
+		{table, 0, 0, NewMemory(100)},
+	} {
+		querier, err := few.ExemplarQuerier(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tooMany promql.ErrTooManySamples
+		_, err = querier.Select(0, 5000, matchers(t, "latency_bucket"))
+		if few.maxSamples > 0 != errors.As(err, &tooMany) || few.maxSamples == 0 && !errors.Is(err, ErrMemory) {
+			t.Errorf("a query above its limit: %v", err)
+		}
+		if few.memory.Used() != 0 {
+			t.Errorf("%d bytes are held after the query", few.memory.Used())
+		}
 	}
 }
 
