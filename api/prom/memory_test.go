@@ -172,3 +172,27 @@ func TestMemoryAnswers(t *testing.T) {
 		})
 	}
 }
+
+// TestLabelTextsAreHeld: label names and values count, too.
+func TestLabelTextsAreHeld(t *testing.T) {
+	ctx := context.Background()
+	q := NewQueryable(memoryTable(t).reader)
+	for _, c := range []struct {
+		bytes int64
+		fits  bool
+	}{{4 << 10, true}, {1 << 10, false}} {
+		memory := NewMemory(1 << 20)
+		q.QueryBytes, q.Memory = c.bytes, memory
+		querier, err := q.Querier(at(0), at(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		values, _, err := querier.LabelValues(ctx, "i", nil)
+		if c.fits && (err != nil || len(values) != 200 || memory.Used() < 200*aText) || !c.fits && !errors.Is(err, ErrMemory) {
+			t.Errorf("within %d bytes: %d values, %d bytes held, %v", c.bytes, len(values), memory.Used(), err)
+		}
+		if err := querier.Close(); err != nil || memory.Used() != 0 {
+			t.Errorf("%d bytes are held in the end, %v", memory.Used(), err)
+		}
+	}
+}
