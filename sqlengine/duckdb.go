@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -158,14 +157,11 @@ func (d *database) run(ctx context.Context, f func() error) error {
 	if ctx.Done() == nil {
 		return f()
 	}
-	done := make(chan struct{})
-	var interrupter sync.WaitGroup
-	interrupter.Go(func() {
-		select {
-		case <-done:
-			return
-		case <-ctx.Done():
-		}
+	done, ended := make(chan struct{}), make(chan struct{})
+	// Nothing runs beside f until ctx ends: a result is fetched by many short
+	// calls, which would each wait for a goroutine to come and go.
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		tick := time.NewTicker(interruptEvery)
 		defer tick.Stop()
 		for {
@@ -179,7 +175,9 @@ func (d *database) run(ctx context.Context, f func() error) error {
 	})
 	err := f()
 	close(done)
-	interrupter.Wait() // it must not interrupt the next statement
+	if !stop() {
+		<-ended // it must not interrupt the next statement
+	}
 	if ctxErr := ctx.Err(); err != nil && ctxErr != nil {
 		return ctxErr
 	}
