@@ -50,8 +50,10 @@ type Options struct {
 	// Language turns on what Prometheus has behind feature flags, such as
 	// experimental functions. Default none of it.
 	Language parser.Options
-	// MaxSamples bounds the samples that one query loads, and those that it
-	// computes with at a time. Default 50 million, as in Prometheus.
+	// MaxSamples bounds the samples that upstream's engine holds of one query at
+	// a time, 16 bytes each: these are beside QueryBytes and Memory. It bounds, too,
+	// the samples of a remote read that are not streamed, and exemplars and
+	// metadata. Default 50 million, as in Prometheus.
 	MaxSamples int
 	// QueryBytes bounds the memory for label sets and samples of one query,
 	// Memory that of all queries that share it. Defaults 1 GiB, and 2 GiB for
@@ -141,7 +143,7 @@ func (g gate) Insert(ctx context.Context, _ string) (int, error) {
 func Handler(o Options) http.Handler {
 	o.EnsureDefaults()
 	q := NewQueryable(o.Reader)
-	q.MaxSamples, q.QueryBytes, q.Memory = o.MaxSamples, o.QueryBytes, o.Memory
+	q.QueryBytes, q.Memory = o.QueryBytes, o.Memory
 	mux := http.NewServeMux()
 	api := serve(o, q)
 	mux.Handle("/", api)
@@ -166,7 +168,7 @@ func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 		func(h http.HandlerFunc) http.HandlerFunc { return h },
 		none, "", false, false, 0, o.Logger,
 		func(context.Context) v1.RulesRetriever { return none },
-		50_000_000, 10, 1<<20, // remote read: samples a query, queries at once, bytes a frame
+		o.MaxSamples, 10, 1<<20, // remote read: samples a query, queries at once, bytes a frame
 		false, noOrigin,
 		func() (v1.RuntimeInfo, error) {
 			return v1.RuntimeInfo{StartTime: started, GoroutineCount: runtime.NumGoroutine(), GOMAXPROCS: runtime.GOMAXPROCS(0), ReloadConfigSuccess: true}, nil

@@ -2,13 +2,11 @@ package prom
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -23,11 +21,6 @@ import (
 // latest, or the one that AtContext named.
 type Queryable struct {
 	reader *reader.Reader
-	// MaxSamples bounds the samples that one query may hold, over all its
-	// selectors; a histogram counts for as many as it has bytes for. A query
-	// above it fails as one that exceeds the engine's own limit. 0: no bound.
-	// What is streamed is not held.
-	MaxSamples int
 	// QueryBytes bounds what one query holds in memory: label sets, and samples
 	// that are not streamed. A query above it fails with ErrMemory. Default
 	// 1 GiB; 0: no bound.
@@ -43,10 +36,10 @@ type Queryable struct {
 // defaultKeepSamples takes 16 to 60 MB.
 const defaultKeepSamples = 1_000_000
 
-// NewQueryable wraps a reader, with Prometheus' limit of 50 million samples.
+// NewQueryable wraps a reader.
 func NewQueryable(r *reader.Reader) *Queryable {
 	return &Queryable{
-		reader: r, MaxSamples: defaultMaxSamples, KeepSamples: defaultKeepSamples,
+		reader: r, KeepSamples: defaultKeepSamples,
 		QueryBytes: defaultQueryBytes, Memory: NewMemory(defaultMemoryBytes),
 	}
 }
@@ -63,7 +56,7 @@ func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 }
 
 func (q *Queryable) querier(mint, maxt int64) *querier {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt, maxSamples: q.MaxSamples, keepSamples: q.KeepSamples, holding: holding{memory: q.Memory, most: q.QueryBytes}}
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, keepSamples: q.KeepSamples, holding: holding{memory: q.Memory, most: q.QueryBytes}}
 }
 
 type atKey struct{}
@@ -76,14 +69,12 @@ func AtContext(ctx context.Context, at txlog.At) context.Context {
 type querier struct {
 	reader      *reader.Reader
 	mint, maxt  int64
-	maxSamples  int
 	keepSamples int
 	holding
 
 	mu      sync.Mutex // guards the fields below
 	view    *reader.View
 	closed  bool
-	loaded  int // samples held
 	streams []*stream
 }
 
@@ -113,16 +104,6 @@ func weight(s *merge.Series) int {
 		n += len(s.Samples[i].Histogram) / sampleBytes
 	}
 	return n
-}
-
-// load counts samples that a query holds in memory, or gives back.
-func (q *querier) load(n int) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.loaded += n; q.maxSamples > 0 && q.loaded > q.maxSamples {
-		return promql.ErrTooManySamples("loading series")
-	}
-	return nil
 }
 
 // Close gives the view back.
@@ -188,12 +169,9 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 	return &seriesSet{series: found}
 }
 
-// failed marks an error as the table's, unless the query is at fault.
+// failed marks an error as the table's.
 func failed(ctx context.Context, err error) storage.SeriesSet {
-	var tooMany promql.ErrTooManySamples
-	if !errors.As(err, &tooMany) {
-		err = tableError{err}
-	}
+	err = tableError{err}
 	if f, ok := ctx.Value(readFailureKey{}).(*readFailure); ok {
 		f.note(err)
 	}
@@ -268,15 +246,11 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 		if err != nil {
 			return nil, err
 		}
-		n := weight(&s)
-		if kept += n; mayStream && kept > q.keepSamples {
-			if err := errors.Join(q.load(n-kept), q.hold(-bytes)); err != nil {
+		if kept += weight(&s); mayStream && kept > q.keepSamples {
+			if err := q.hold(-bytes); err != nil {
 				return nil, err
 			}
 			return q.streamed(ctx, view, sel, chosen)
-		}
-		if err := q.load(n); err != nil {
-			return nil, err
 		}
 		p, err := pointsIn(&s)
 		if err != nil {

@@ -2,11 +2,8 @@ package prom
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"sync"
-
-	"github.com/prometheus/prometheus/promql"
 )
 
 // remoteRead gives remote read the codes that the other paths have. Upstream's
@@ -38,10 +35,6 @@ func (f *readFailure) note(err error) {
 func (f *readFailure) code() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var tooMany promql.ErrTooManySamples
-	if errors.As(f.err, &tooMany) {
-		return http.StatusUnprocessableEntity
-	}
 	if code, ok := statusOf(0, f.err); ok {
 		return code
 	}
