@@ -45,7 +45,8 @@ func (r *Rows) Schema() *arrow.Schema { return r.converter.schema }
 func (r *Rows) Tables() []TableScan { return r.query.scans() }
 
 // Next returns the next rows, at least one, as a record that the caller
-// releases; after the last, io.EOF. An error is final, and what came before
+// releases, after which nothing of it may be read: its memory is used again;
+// after the last, io.EOF. An error is final, and what came before
 // is then not the whole result: ErrTimeout, ErrTooLarge, ErrExecution,
 // lease.ErrPinLost, the error of ctx.
 func (r *Rows) Next(ctx context.Context) (arrow.RecordBatch, error) {
