@@ -1,6 +1,7 @@
 package prom
 
 import (
+	"fmt"
 	"sort"
 
 	"github.com/prometheus/prometheus/model/histogram"
@@ -17,7 +18,8 @@ type tableSeries struct {
 	labels labels.Labels
 	id     series.ID
 	points points
-	stream *stream // nil: points has them
+	stream *stream     // nil: points has them
+	made   *evaluation // of the selector; nil where series have no samples
 }
 
 func (s *tableSeries) Labels() labels.Labels { return s.labels }
@@ -32,7 +34,7 @@ func (s *tableSeries) Iterator(again chunkenc.Iterator) chunkenc.Iterator {
 		it.release()
 		it.first = false
 	}
-	*it = iterator{series: s, points: s.points, loaded: s.stream == nil, at: -1, first: it.first}
+	*it = iterator{series: s, points: s.points, at: -1, first: it.first}
 	return it
 }
 
@@ -62,18 +64,29 @@ func (it *iterator) release() {
 func (it *iterator) ready() bool {
 	if !it.loaded {
 		it.loaded = true
-		it.points, it.err = it.series.stream.points(it.series)
-		if it.err == nil && it.first {
-			it.points = it.points.alone()
-			n := it.points.bytes()
-			if it.err = it.series.stream.hold(n); it.err == nil {
-				it.held = n
-			} else {
-				it.points, it.err = points{}, tableError{it.err}
-			}
+		if err := it.load(); err != nil {
+			it.points, it.err = points{}, tableError{fmt.Errorf("%s: %w", it.series.labels, err)}
+			it.series.made.failure.note(it.err)
 		}
 	}
 	return it.err == nil
+}
+
+func (it *iterator) load() (err error) {
+	if from := it.series.stream; from != nil {
+		if it.points, err = from.points(it.series); err != nil {
+			return err
+		}
+		if it.first {
+			it.points = it.points.alone()
+			n := it.points.bytes()
+			if err := from.hold(n); err != nil {
+				return err
+			}
+			it.held = n
+		}
+	}
+	return it.series.made.charge(&it.points)
 }
 
 func (it *iterator) Next() chunkenc.ValueType {

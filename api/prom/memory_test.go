@@ -105,8 +105,8 @@ func TestMemoryLimits(t *testing.T) {
 			}
 			var held int64
 			err := run(1<<30, func(q *querier) {
-				if held = memory.Used(); held != q.bytes {
-					t.Errorf("the process holds %d bytes, its only query %d", held, q.bytes)
+				if held = memory.Used(); held != q.own.bytes {
+					t.Errorf("the process holds %d bytes, its only query %d", held, q.own.bytes)
 				}
 			})
 			if err != nil || held < tc.least || held > tc.most {
@@ -151,15 +151,15 @@ func TestMemoryAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o.Reader = tb.reader
-			s := httptest.NewServer(Handler(o))
-			defer s.Close()
+			handler := Handler(o)
 			ask := func(query string, want int) string {
 				t.Helper()
-				r := get(t, s.URL+"/api/v1/query?time="+fmt.Sprint(at(2*time.Minute)/1000)+"&query="+url.QueryEscape(query))
-				if r.code != want {
-					t.Errorf("%s: %d, want %d: %s", query, r.code, want, r.body)
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, httptest.NewRequest("GET", "/api/v1/query?time="+fmt.Sprint(at(2*time.Minute)/1000)+"&query="+url.QueryEscape(query), nil))
+				if w.Code != want {
+					t.Errorf("%s: %d, want %d: %s", query, w.Code, want, w.Body)
 				}
-				return r.body
+				return w.Body.String()
 			}
 			if body := ask("m", http.StatusUnprocessableEntity); !strings.Contains(body, "60000 bytes") {
 				t.Errorf("the answer does not tell the limit: %s", body)
@@ -195,4 +195,105 @@ func TestLabelTextsAreHeld(t *testing.T) {
 			t.Errorf("%d bytes are held in the end, %v", memory.Used(), err)
 		}
 	}
+}
+
+// writeWatcher notes what is held when the answer begins to be written.
+type writeWatcher struct {
+	*httptest.ResponseRecorder
+	memory *Memory
+	held   int64
+}
+
+func (w *writeWatcher) Write(b []byte) (int, error) {
+	w.held = max(w.held, w.memory.Used())
+	return w.ResponseRecorder.Write(b)
+}
+
+// TestPointsAreHeld: the points that the engine makes count, one a step in which
+// a series has a sample, until the answer is written; so do the samples that a
+// remote read answers with.
+func TestPointsAreHeld(t *testing.T) {
+	tb := memoryTable(t)
+	const (
+		lasts = 60 + 3*15 // s, from the first sample of a series to its last one
+		reach = 300       // s
+	)
+	ranged := func(query string, step int) *http.Request {
+		return httptest.NewRequest("GET", fmt.Sprintf("/api/v1/query_range?start=%d&end=%d&step=%d&query=%s", at(0)/1000, at(time.Hour)/1000, step, url.QueryEscape(query)), nil)
+	}
+	instant := func(query string) *http.Request {
+		return httptest.NewRequest("GET", fmt.Sprintf("/api/v1/query?time=%d&query=%s", at(2*time.Minute)/1000, url.QueryEscape(query)), nil)
+	}
+	steps := func(n int64) int64 { return 200 * n * aFloat }
+	for _, tc := range []struct {
+		name        string
+		ask         func() *http.Request
+		least, most int64 // more than those of label sets and samples
+	}{
+		{"instant", func() *http.Request { return instant("sum(m)") }, steps(1), steps(1)},
+		{"range", func() *http.Request { return ranged("sum(m)", 1) }, steps(lasts + reach), steps(lasts + reach + 1)},
+		{"wide steps", func() *http.Request { return ranged("sum(m)", 60) }, steps((lasts + reach) / 60), steps((lasts+reach)/60 + 1)},
+		{"all steps", func() *http.Request { return ranged("sum(last_over_time(m[2h]))", 10) }, steps(361), steps(361 + 720)},
+		{"two selectors", func() *http.Request { return ranged("sum(m) + sum(m)", 60) }, 2 * steps((lasts+reach)/60), 2*steps((lasts+reach)/60+1) + 60_000},
+		{"subquery", func() *http.Request { return instant("sum(max_over_time(m[1h:1s]))") }, steps(120), steps(lasts + reach + 1)},
+		{"histograms", func() *http.Request { return ranged("count(h)", 60) }, 20 * 6 * aHistogram, 20 * 8 * (aHistogram + 500)},
+		{"remote read", func() *http.Request { return readRequest(t, "/api/v1/read", prompb.ReadRequest_SAMPLES) }, 200 * 5 * aFloat, 200 * 5 * aFloat},
+		{"remote read of chunks", func() *http.Request {
+			return readRequest(t, "/api/v1/read", prompb.ReadRequest_STREAMED_XOR_CHUNKS)
+		}, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			run := func(o Options) (*writeWatcher, int) {
+				o.Reader = tb.reader
+				w := &writeWatcher{ResponseRecorder: httptest.NewRecorder(), memory: o.Memory}
+				Handler(o).ServeHTTP(w, tc.ask())
+				if o.Memory.Used() != 0 {
+					t.Errorf("%d bytes are held after all", o.Memory.Used())
+				}
+				return w, w.Code
+			}
+			w, code := run(Options{Memory: NewMemory(1 << 30)})
+			if code != http.StatusOK {
+				t.Fatalf("%d: %s", code, w.Body)
+			}
+			beside := storedBytes(t, tb, tc.name)
+			if w.held < beside+tc.least || w.held > beside+tc.most {
+				t.Errorf("%d bytes are held while the answer is written, %d of them for label sets and samples; want %d to %d of others", w.held, beside, tc.least, tc.most)
+			}
+			for name, o := range map[string]Options{
+				"query":   {Memory: NewMemory(1 << 30), QueryBytes: w.held - 1},
+				"process": {Memory: NewMemory(w.held - 1)},
+			} {
+				if w, code := run(o); code != http.StatusUnprocessableEntity || !strings.Contains(w.Body.String(), ErrMemory.Error()) {
+					t.Errorf("a byte too few for the %s: %d: %.100s", name, code, w.Body)
+				}
+			}
+		})
+	}
+}
+
+// storedBytes is what the label sets and samples of a case above take.
+func storedBytes(t *testing.T, tb *table, name string) int64 {
+	t.Helper()
+	metric := "m"
+	if name == "histograms" {
+		metric = "h"
+	}
+	until := time.Hour
+	if strings.HasPrefix(name, "remote read") {
+		until = time.Minute
+	}
+	q := NewQueryable(tb.reader).querier(at(0), at(until))
+	set := q.Select(context.Background(), false, nil, matchers(t, metric)...)
+	if set.Err() != nil {
+		t.Fatal(set.Err())
+	}
+	held := q.own.bytes
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if name == "two selectors" {
+		held *= 2
+	}
+	return held
 }

@@ -50,20 +50,24 @@ type Options struct {
 	// Language turns on what Prometheus has behind feature flags, such as
 	// experimental functions. Default none of it.
 	Language parser.Options
+	// Engine evaluates; the handlers that share one share its limit of queries
+	// at a time. Default one of NewEngine for this handler.
+	Engine *promql.Engine
 	// MaxSamples bounds the samples that upstream's engine holds of one query at
-	// a time, 16 bytes each: these are beside QueryBytes and Memory. It bounds, too,
-	// the samples of a remote read that are not streamed, and exemplars and
-	// metadata. Default 50 million, as in Prometheus.
+	// a time, 16 bytes each. It bounds, too, the samples of a remote read that are
+	// not streamed, and exemplars and metadata. Default 50 million, as in
+	// Prometheus.
 	MaxSamples int
-	// QueryBytes bounds the memory for label sets and samples of one query,
-	// Memory that of all queries that share it. Defaults 1 GiB, and 2 GiB for
-	// this handler alone. What is above either fails with ErrMemory.
+	// QueryBytes bounds the memory of one query, Memory that of all queries that
+	// share it: label sets, samples, and the points that the engine makes of them,
+	// by estimate, until the answer is written. Defaults 1 GiB, and 2 GiB for this
+	// handler alone. What is above either fails with ErrMemory.
 	QueryBytes int64
 	Memory     *Memory
 	// Timeout of one query. Default 2 minutes.
 	Timeout time.Duration
-	// MaxConcurrency is the number of PromQL queries that run at a time; more
-	// of them wait. Default 20, as in Prometheus.
+	// MaxConcurrency is the number of PromQL queries that an engine runs at a
+	// time; more of them wait. Default 20, as in Prometheus.
 	MaxConcurrency int
 	// LookbackDelta is how old a sample may be to count. Default 5 minutes.
 	LookbackDelta time.Duration
@@ -95,7 +99,7 @@ func (o *Options) EnsureDefaults() {
 		o.MaxConcurrency = 20
 	}
 	if o.LookbackDelta <= 0 {
-		o.LookbackDelta = 5 * time.Minute
+		o.LookbackDelta = usualLookback
 	}
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
@@ -150,15 +154,18 @@ func Handler(o Options) http.Handler {
 	mux.Handle("POST /api/v1/read", remoteRead(api))
 	mux.Handle("GET /api/v1/metadata", metadataHandler(o.Metadata, o.MaxSamples, o.Logger))
 	mux.Handle("GET /api/v1/status/tsdb", statusHandler(q, o.Logger))
-	return atVersion(mux)
+	return atVersion(heldUntilAnswered(mux, o.Memory, o.QueryBytes))
 }
 
 // serve is upstream's API over any storage.
 func serve(o Options, q promstorage.SampleAndChunkQueryable) http.Handler {
 	started := time.Now()
 	none := nothing{}
+	if o.Engine == nil {
+		o.Engine = NewEngine(o)
+	}
 	api := v1.NewAPI(
-		NewEngine(o), q, nil, nil, exemplars{o.Exemplars, o.MaxSamples, o.QueryBytes, o.Memory},
+		o.Engine, q, nil, nil, exemplars{o.Exemplars, o.MaxSamples, o.QueryBytes, o.Memory},
 		func(context.Context) v1.ScrapePoolsRetriever { return none },
 		func(context.Context) v1.TargetRetriever { return none },
 		func(context.Context) v1.AlertmanagerRetriever { return none },

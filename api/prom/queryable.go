@@ -52,11 +52,13 @@ func (q *Queryable) Querier(mint, maxt int64) (storage.Querier, error) {
 
 // ChunkQuerier implements storage.ChunkQueryable, for remote read.
 func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return &chunkQuerier{q.querier(mint, maxt)}, nil
+	one := q.querier(mint, maxt)
+	one.passesOn = true
+	return &chunkQuerier{one}, nil
 }
 
 func (q *Queryable) querier(mint, maxt int64) *querier {
-	return &querier{reader: q.reader, mint: mint, maxt: maxt, keepSamples: q.KeepSamples, holding: holding{memory: q.Memory, most: q.QueryBytes}}
+	return &querier{reader: q.reader, mint: mint, maxt: maxt, keepSamples: q.KeepSamples, own: holding{memory: q.Memory, most: q.QueryBytes}}
 }
 
 type atKey struct{}
@@ -70,9 +72,11 @@ type querier struct {
 	reader      *reader.Reader
 	mint, maxt  int64
 	keepSamples int
-	holding
+	passesOn    bool    // samples are encoded and written as they are read
+	own         holding // outside of a request
 
 	mu      sync.Mutex // guards the fields below
+	request *holding   // what counts instead, and longer than the querier lives
 	view    *reader.View
 	closed  bool
 	streams []*stream
@@ -91,9 +95,20 @@ func (q *querier) open(ctx context.Context) (*reader.View, error) {
 		if err != nil {
 			return nil, err
 		}
-		q.view = v
+		q.view, q.request = v, holdingOf(ctx)
 	}
 	return q.view, nil
+}
+
+// hold counts bytes for the request that the querier belongs to, or for itself.
+func (q *querier) hold(n int64) error {
+	q.mu.Lock()
+	request := q.request
+	q.mu.Unlock()
+	if request != nil {
+		return request.hold(n)
+	}
+	return q.own.hold(n)
 }
 
 // weight counts samples as upstream does.
@@ -111,7 +126,7 @@ func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	q.giveBack()
+	q.own.giveBack()
 	if q.view == nil {
 		return nil
 	}
@@ -155,7 +170,8 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 		// The series API wants label sets only.
 		found, err = q.labelSets(ctx, view, sel, limit)
 	} else {
-		found, err = q.samples(ctx, view, sel, limit, !sortSeries && limit == 0)
+		made := q.evaluationOf(ctx, hints)
+		found, err = q.samples(ctx, view, sel, limit, !sortSeries && limit == 0, &made)
 	}
 	if err != nil {
 		return failed(ctx, err)
@@ -172,9 +188,7 @@ func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.Se
 // failed marks an error as the table's.
 func failed(ctx context.Context, err error) storage.SeriesSet {
 	err = tableError{err}
-	if f, ok := ctx.Value(readFailureKey{}).(*readFailure); ok {
-		f.note(err)
-	}
+	readFailureOf(ctx).note(err)
 	return storage.ErrSeriesSet(err)
 }
 
@@ -196,7 +210,7 @@ func (q *querier) labelSets(ctx context.Context, view *reader.View, sel series.S
 }
 
 // streamed returns series whose samples are read when they are asked for.
-func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector, chosen *reader.Selection) ([]*tableSeries, error) {
+func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Selector, chosen *reader.Selection, made *evaluation) ([]*tableSeries, error) {
 	from := newStream(ctx, view, sel, chosen)
 	from.hold = q.hold
 	found := make([]*tableSeries, 0, chosen.Labels())
@@ -211,7 +225,7 @@ func (q *querier) streamed(ctx context.Context, view *reader.View, sel series.Se
 		if err := q.hold(labelBytes(s.Labels)); err != nil {
 			return nil, err
 		}
-		slab = append(slab, tableSeries{labels: s.Labels, id: s.ID, stream: from})
+		slab = append(slab, tableSeries{labels: s.Labels, id: s.ID, stream: from, made: made})
 		found = append(found, &slab[len(slab)-1])
 	}
 	q.mu.Lock()
@@ -230,13 +244,13 @@ func lookback(sel series.Selector) series.Selector {
 
 // samples returns up to limit series; 0 is no limit. Those of a large selection
 // are streamed if they may be.
-func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int, mayStream bool) ([]*tableSeries, error) {
+func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Selector, limit int, mayStream bool, made *evaluation) ([]*tableSeries, error) {
 	chosen, err := view.Choose(ctx, sel)
 	if err != nil {
 		return nil, err
 	}
 	if mayStream && chosen.Rows() > int64(q.keepSamples) {
-		return q.streamed(ctx, view, sel, chosen)
+		return q.streamed(ctx, view, sel, chosen, made)
 	}
 	kept := 0
 	var bytes int64
@@ -250,7 +264,7 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 			if err := q.hold(-bytes); err != nil {
 				return nil, err
 			}
-			return q.streamed(ctx, view, sel, chosen)
+			return q.streamed(ctx, view, sel, chosen, made)
 		}
 		p, err := pointsIn(&s)
 		if err != nil {
@@ -262,7 +276,7 @@ func (q *querier) samples(ctx context.Context, view *reader.View, sel series.Sel
 			return nil, err
 		}
 		bytes += size
-		m := &tableSeries{labels: s.Labels, id: s.ID, points: p}
+		m := &tableSeries{labels: s.Labels, id: s.ID, points: p, made: made}
 		if p.opensCounter() {
 			first[s.ID] = append(first[s.ID], m)
 		}

@@ -23,7 +23,17 @@ type readFailure struct {
 	err error
 }
 
+// readFailureOf is nil outside of remote read.
+func readFailureOf(ctx context.Context) *readFailure {
+	f, _ := ctx.Value(readFailureKey{}).(*readFailure)
+	return f
+}
+
+// note may be called on nil.
 func (f *readFailure) note(err error) {
+	if f == nil {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err == nil {

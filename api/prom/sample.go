@@ -23,6 +23,18 @@ type points struct {
 	floats merge.Floats
 }
 
+// span returns the times of the first and the last point in ms, and how many
+// there are.
+func (p *points) span() (first, last int64, n int) {
+	if n = len(p.floats.Times); n > 0 {
+		return p.floats.Times[0].Millis(), p.floats.Times[n-1].Millis(), n
+	}
+	if n = len(p.samples); n > 0 {
+		return p.samples[0].Time.Millis(), p.samples[n-1].Time.Millis(), n
+	}
+	return 0, 0, 0
+}
+
 // pointsIn returns the points of a series, whichever form its samples have.
 func pointsIn(s *merge.Series) (points, error) {
 	if len(s.Floats.Times) > 0 {

@@ -86,8 +86,11 @@ func (q exemplarQuerier) Select(start, end int64, sets ...[]*labels.Matcher) ([]
 	bySeries := map[string]map[series.ID][]exemplar.Exemplar{}
 	of := map[string]labels.Labels{}
 	n := 0
-	held := holding{memory: q.memory, most: q.queryBytes}
-	defer held.giveBack() // upstream does not say when it has written them
+	held := holdingOf(q.ctx)
+	if held == nil {
+		held = &holding{memory: q.memory, most: q.queryBytes}
+		defer held.giveBack()
+	}
 	for _, matchers := range sets {
 		for row, err := range view.Select(q.ctx, selector(start, end, matchers)) {
 			if err != nil {

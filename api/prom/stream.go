@@ -2,7 +2,6 @@ package prom
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"sync"
 
@@ -41,14 +40,6 @@ func newStream(ctx context.Context, view *reader.View, sel series.Selector, chos
 
 // points returns what a series has in the selection, perhaps nothing.
 func (s *stream) points(of *tableSeries) (points, error) {
-	p, err := s.decode(of)
-	if err != nil {
-		return points{}, tableError{fmt.Errorf("%s: %w", of.labels, err)}
-	}
-	return p, nil
-}
-
-func (s *stream) decode(of *tableSeries) (points, error) {
 	found, ok, err := s.take(of)
 	if err != nil || !ok {
 		return points{}, err

@@ -35,8 +35,10 @@ func serverCommand() *ucli.Command {
 			&ucli.Int64Flag{Name: "cache-bytes", Value: 10 << 30, Usage: "bound of the cache on disk in `BYTES`"},
 			&ucli.Int64Flag{Name: "cache-memory-bytes", Value: 64 << 20, Usage: "bound of the cache in memory in `BYTES`, 0 for none"},
 			&ucli.Int64Flag{Name: "page-bytes", Value: 256 << 20, Usage: "bound of decoded samples that PromQL keeps in `BYTES`, 0 for none"},
-			&ucli.Int64Flag{Name: "query-bytes", Value: 1 << 30, Usage: "most `BYTES` of label sets and samples that one PromQL query holds"},
+			&ucli.Int64Flag{Name: "query-bytes", Value: 1 << 30, Usage: "most `BYTES` of label sets, samples and points that one PromQL query holds"},
 			&ucli.Int64Flag{Name: "queries-bytes", Value: 2 << 30, Usage: "most `BYTES` that all PromQL queries together hold"},
+			&ucli.IntFlag{Name: "query-samples", Value: 50_000_000, Usage: "most `SAMPLES` that PromQL's engine holds of one query at a time"},
+			&ucli.IntFlag{Name: "query-concurrency", Value: 20, Usage: "`NUMBER` of PromQL queries of all tenants that run at a time; more of them wait"},
 			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
 			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
@@ -75,11 +77,9 @@ type serverOptions struct {
 	FlightSQL string
 	// NoQuery leaves that role to other processes.
 	NoQuery bool
-	// StartTimestamps and QueryBytes are those of prom.Options, and Memory is
-	// what the queries of all tenants share.
-	StartTimestamps bool
-	QueryBytes      int64
-	Memory          *prom.Memory
+	// PromQL is what the tables of all tenants have in common; queries share the
+	// memory.
+	PromQL prom.Options
 }
 
 func serverFlags(c *ucli.Context) (serverOptions, error) {
@@ -87,11 +87,18 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 	if err != nil {
 		return serverOptions{}, err
 	}
-	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), StartTimestamps: c.Bool("start-timestamps"), NoQuery: true}
-	if o.QueryBytes = c.Int64("query-bytes"); o.QueryBytes <= 0 || c.Int64("queries-bytes") <= 0 {
-		return serverOptions{}, fmt.Errorf("%w: --query-bytes and --queries-bytes must be above 0", cli.ErrUsage)
+	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), NoQuery: true}
+	for _, limit := range []string{"query-bytes", "queries-bytes", "query-samples", "query-concurrency"} {
+		if c.Int64(limit) <= 0 {
+			return serverOptions{}, fmt.Errorf("%w: --%s must be above 0", cli.ErrUsage, limit)
+		}
 	}
-	o.Memory = prom.NewMemory(c.Int64("queries-bytes"))
+	o.PromQL = prom.Options{
+		StartTimestamps: c.Bool("start-timestamps"),
+		QueryBytes:      c.Int64("query-bytes"), Memory: prom.NewMemory(c.Int64("queries-bytes")),
+		MaxSamples: c.Int("query-samples"), MaxConcurrency: c.Int("query-concurrency"),
+		Version: cli.Version(), Logger: common.Tables.Logger,
+	}
 	o.Tables.CacheBytes, o.Tables.CacheMemoryBytes = c.Int64("cache-bytes"), c.Int64("cache-memory-bytes")
 	if o.Tables.CacheMemoryBytes == 0 {
 		o.Tables.CacheMemoryBytes = -1
@@ -154,6 +161,8 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 			return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 		}
 	}
+	o.PromQL.Registry = d.Metrics.Registry
+	o.PromQL.Engine = prom.NewEngine(o.PromQL)
 	d.Handle("/api/v1/", d.PerTenant(func(db *cardinalsin.DB) (http.Handler, func() error, error) {
 		side := func(table string) prom.SideTable {
 			return func(ctx context.Context) (*reader.Reader, func(), error) {
@@ -164,13 +173,12 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 				return db.Reader, release, nil
 			}
 		}
-		o := prom.Options{
-			Reader: db.Reader, StartTimestamps: o.StartTimestamps, QueryBytes: o.QueryBytes, Memory: o.Memory, Version: cli.Version(), Logger: logger,
-			Exemplars: side(ingest.ExemplarsTable(db.TableName())), Metadata: side(ingest.MetadataTable(db.TableName())),
+		o := o.PromQL
+		if db != d.DB {
+			o.Registry = nil // it takes the API's metrics once
 		}
-		if db == d.DB {
-			o.Registry = d.Metrics.Registry // takes the engine's metrics once
-		}
+		o.Reader = db.Reader
+		o.Exemplars, o.Metadata = side(ingest.ExemplarsTable(db.TableName())), side(ingest.MetadataTable(db.TableName()))
 		return prom.Handler(o), nil, nil
 	}, refuseProm))
 	return s, nil
