@@ -76,7 +76,7 @@ func TestCancel(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	spill := t.TempDir()
-	tb := newTable(t, Options{MaxRows: 5000, MemoryBytes: 64 << 20, TotalMemoryBytes: 128 << 20})
+	tb := newTable(t, Options{MaxRows: 5000, MemoryBytes: 64 << 20, Memory: NewMemory(128 << 20)})
 	big := newTable(t, Options{MemoryBytes: 64 << 20, SpillDir: spill, Threads: 1})
 	// Far more than 64 MiB of texts that have to be sorted.
 	sort := "SELECT max(x) FROM (SELECT hash(i)::VARCHAR || repeat('x', 100) AS x FROM range(1500000) t(i) ORDER BY x OFFSET 10)"
@@ -108,20 +108,24 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestMemoryIsShared: queries wait for the memory of those that run.
+// TestMemoryIsShared: queries wait for the memory of those that run, also of
+// other engines, and may have no more than there is for all.
 func TestMemoryIsShared(t *testing.T) {
-	tb := newTable(t, Options{MemoryBytes: 64 << 20, TotalMemoryBytes: 64 << 20})
+	memory := NewMemory(64 << 20)
+	tb, other := newTable(t, Options{Memory: memory}), newTable(t, Options{Memory: memory})
 	ctx := context.Background()
 	rows, err := tb.engine.Query(ctx, "SELECT 1", QueryOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tb.tryQuery("SELECT 2", QueryOptions{Timeout: 50 * time.Millisecond}); !errors.Is(err, ErrTimeout) {
-		t.Errorf("error is %v", err)
+	for _, tb := range []*table{tb, other} {
+		if _, err := tb.tryQuery("SELECT 2", QueryOptions{Timeout: 50 * time.Millisecond}); !errors.Is(err, ErrTimeout) {
+			t.Errorf("error is %v", err)
+		}
 	}
 	rows.Close()
 	rows.Close() // again: nothing happens
-	if _, err := tb.tryQuery("SELECT 2", QueryOptions{}); err != nil {
+	if _, err := other.tryQuery("SELECT 2", QueryOptions{}); err != nil {
 		t.Errorf("error is %v", err)
 	}
 	if _, err := rows.Next(ctx); err == nil {
@@ -132,7 +136,7 @@ func TestMemoryIsShared(t *testing.T) {
 // TestConcurrent: queries of different versions at the same time, each with
 // its own rows.
 func TestConcurrent(t *testing.T) {
-	tb := newTable(t, Options{Threads: 1, MemoryBytes: 64 << 20, TotalMemoryBytes: 256 << 20})
+	tb := newTable(t, Options{Threads: 1, MemoryBytes: 64 << 20, Memory: NewMemory(256 << 20)})
 	for i := range 5 {
 		tb.flush(t, one(float64(i), lbl("up", "host", "a"), int64(i)))
 	}

@@ -149,10 +149,10 @@ func (e *Engine) open(ctx context.Context, sql string, opts QueryOptions) (*quer
 	if err := q.group(ctx, bound || s.qualified); err != nil {
 		return nil, q.typed(ctx, err)
 	}
-	if err := e.memory.Acquire(ctx, opts.MemoryBytes); err != nil {
+	if err := e.opts.Memory.free.Acquire(ctx, opts.MemoryBytes); err != nil {
 		return nil, q.typed(ctx, fmt.Errorf("wait for memory: %w", err))
 	}
-	q.release = append(q.release, func() { e.memory.Release(opts.MemoryBytes) })
+	q.release = append(q.release, func() { e.opts.Memory.free.Release(opts.MemoryBytes) })
 	return q, nil
 }
 

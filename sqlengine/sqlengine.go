@@ -102,9 +102,10 @@ type Options struct {
 	MemoryBytes int64
 	MaxRows     int64
 	MaxBytes    int64 // of the result in memory
-	// TotalMemoryBytes is what all queries together may use; more queries
-	// wait. Default: four times MemoryBytes.
-	TotalMemoryBytes int64
+	// Memory is what all queries of the engines that share it may use; more
+	// queries wait. No query has more than all of it. Default: four times
+	// MemoryBytes, for this engine alone.
+	Memory *Memory
 	// Threads is the number of threads of one query. Default GOMAXPROCS.
 	Threads int
 	// SpillDir is where queries put what exceeds their memory, in
@@ -125,15 +126,28 @@ func (o *Options) EnsureDefaults() {
 	if o.MemoryBytes <= 0 {
 		o.MemoryBytes = 1 << 30
 	}
-	if o.TotalMemoryBytes < o.MemoryBytes {
-		o.TotalMemoryBytes = 4 * o.MemoryBytes
+	if o.Memory == nil {
+		o.Memory = NewMemory(4 * o.MemoryBytes)
 	}
+	o.MemoryBytes = min(o.MemoryBytes, o.Memory.limit)
 	if o.Threads <= 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
 	if o.SpillBytes <= 0 {
 		o.SpillBytes = 8 << 30
 	}
+}
+
+// Memory bounds what queries use at a time, each as much as it may. Engines may
+// share one.
+type Memory struct {
+	limit int64
+	free  *semaphore.Weighted
+}
+
+// NewMemory returns room for limit bytes.
+func NewMemory(limit int64) *Memory {
+	return &Memory{limit: limit, free: semaphore.NewWeighted(limit)}
 }
 
 // QueryOptions are those of one query; a limit that is zero, or above the
@@ -175,7 +189,6 @@ type Engine struct {
 	opts   Options
 	parser *parser
 	names  map[string]tableKind
-	memory *semaphore.Weighted
 	spares spares
 
 	factsMu sync.Mutex
@@ -202,9 +215,8 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 	}
 	e := &Engine{
 		reader: r, opts: opts, parser: p,
-		names:  map[string]tableKind{},
-		memory: semaphore.NewWeighted(opts.TotalMemoryBytes),
-		facts:  map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
+		names: map[string]tableKind{},
+		facts: map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
 		statements: lru.New[string, *statement](maxStatements), plans: lru.New[string, planner.Scan](maxPlans), bounds: lru.New[string, [][]string](maxBounds),
 		unique: lru.New[string, struct{}](maxUnique),
 		sound:  map[string]struct{}{},

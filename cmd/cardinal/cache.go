@@ -17,17 +17,17 @@ import (
 // openSQL makes an engine over a table. The function that is returned closes
 // it.
 func openSQL(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, func() error, error) {
-	engine, err := newEngine(ctx, db, db.Cache())
+	engine, err := newEngine(ctx, db, sqlengine.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
 	return engine, func() error { engine.Close(); return nil }, nil
 }
 
-// newEngine makes an engine over a table; c is nil where the store is local.
-func newEngine(ctx context.Context, db *cardinalsin.DB, c *cache.Cache) (*sqlengine.Engine, error) {
-	opts := sqlengine.Options{Table: db.TableName()}
-	if c != nil {
+// newEngine makes an engine over a table, with limits.
+func newEngine(ctx context.Context, db *cardinalsin.DB, opts sqlengine.Options) (*sqlengine.Engine, error) {
+	opts.Table = db.TableName()
+	if c := db.Cache(); c != nil {
 		opts.Files = c
 	}
 	return sqlengine.New(ctx, db.Reader, opts)

@@ -39,6 +39,8 @@ func serverCommand() *ucli.Command {
 			&ucli.Int64Flag{Name: "queries-bytes", Value: 2 << 30, Usage: "most `BYTES` that all PromQL queries together hold"},
 			&ucli.IntFlag{Name: "query-samples", Value: 50_000_000, Usage: "most `SAMPLES` that PromQL's engine holds of one query at a time"},
 			&ucli.IntFlag{Name: "query-concurrency", Value: 20, Usage: "`NUMBER` of PromQL queries of all tenants that run at a time; more of them wait"},
+			&ucli.Int64Flag{Name: "sql-query-bytes", Value: 1 << 30, Usage: "most `BYTES` of memory that one SQL query may use"},
+			&ucli.Int64Flag{Name: "sql-queries-bytes", Value: 4 << 30, Usage: "most `BYTES` of memory that all SQL queries together may use; more of them wait"},
 			&ucli.StringFlag{Name: "flight-sql", Value: "localhost:8815", Usage: "listen on `ADDRESS` for Arrow Flight SQL; empty for none"},
 			&ucli.BoolFlag{Name: "start-timestamps", Usage: "let rate() and its like take the start times of samples into account, as Prometheus' feature does"},
 			&ucli.DurationFlag{Name: "compact-every", Value: 30 * time.Second, Usage: "how often to look for files to compact"},
@@ -80,6 +82,8 @@ type serverOptions struct {
 	// PromQL is what the tables of all tenants have in common; queries share the
 	// memory.
 	PromQL prom.Options
+	// SQL is what their SQL engines have in common.
+	SQL sqlengine.Options
 }
 
 func serverFlags(c *ucli.Context) (serverOptions, error) {
@@ -88,7 +92,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 		return serverOptions{}, err
 	}
 	o := serverOptions{Options: common, CacheBytes: c.Int64("cache-bytes"), FlightSQL: c.String("flight-sql"), NoQuery: true}
-	for _, limit := range []string{"query-bytes", "queries-bytes", "query-samples", "query-concurrency"} {
+	for _, limit := range []string{"query-bytes", "queries-bytes", "query-samples", "query-concurrency", "sql-query-bytes", "sql-queries-bytes"} {
 		if c.Int64(limit) <= 0 {
 			return serverOptions{}, fmt.Errorf("%w: --%s must be above 0", cli.ErrUsage, limit)
 		}
@@ -99,6 +103,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 		MaxSamples: c.Int("query-samples"), MaxConcurrency: c.Int("query-concurrency"),
 		Version: cli.Version(), Logger: common.Tables.Logger,
 	}
+	o.SQL = sqlengine.Options{MemoryBytes: c.Int64("sql-query-bytes"), Memory: sqlengine.NewMemory(c.Int64("sql-queries-bytes"))}
 	o.Tables.CacheBytes, o.Tables.CacheMemoryBytes = c.Int64("cache-bytes"), c.Int64("cache-memory-bytes")
 	if o.Tables.CacheMemoryBytes == 0 {
 		o.Tables.CacheMemoryBytes = -1
@@ -130,6 +135,7 @@ func serverFlags(c *ucli.Context) (serverOptions, error) {
 // server is a daemon that answers queries, too.
 type server struct {
 	*daemon.Daemon
+	sql sqlengine.Options // of every table's engine
 }
 
 func openServer(ctx context.Context, o serverOptions) (*server, error) {
@@ -137,7 +143,7 @@ func openServer(ctx context.Context, o serverOptions) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Daemon: d}
+	s := &server{Daemon: d, sql: o.SQL}
 	if o.NoQuery {
 		return s, nil
 	}
@@ -190,7 +196,7 @@ type engineKey struct{}
 // engine is the SQL engine of a table, one for all protocols.
 func (s *server) engine(ctx context.Context, db *cardinalsin.DB) (*sqlengine.Engine, error) {
 	v, err := db.Attach(engineKey{}, func() (any, func() error, error) {
-		engine, err := newEngine(context.WithoutCancel(ctx), db, db.Cache())
+		engine, err := newEngine(context.WithoutCancel(ctx), db, s.sql)
 		if err != nil {
 			return nil, nil, err
 		}
