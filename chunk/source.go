@@ -89,6 +89,19 @@ func (f *File) fetch(ctx context.Context, spans []span) (*blocks, error) {
 	if f.whole != nil {
 		return &blocks{spans: []span{{0, f.size}}, data: [][]byte{f.whole}}, nil
 	}
+	out := &blocks{spans: joined(spans)}
+	for _, s := range out.spans {
+		data, err := readRange(ctx, f.src, s)
+		if err != nil {
+			return nil, err
+		}
+		out.data = append(out.data, data)
+	}
+	return out, nil
+}
+
+// joined sorts spans, and joins those that lie close together within a request.
+func joined(spans []span) []span {
 	sorted := slices.Clone(spans)
 	slices.SortFunc(sorted, func(a, b span) int {
 		switch {
@@ -99,26 +112,19 @@ func (f *File) fetch(ctx context.Context, spans []span) (*blocks, error) {
 		}
 		return 0
 	})
-	out := &blocks{}
+	var out []span
 	for _, s := range sorted {
-		if n := len(out.spans); n > 0 {
-			last := &out.spans[n-1]
+		if n := len(out); n > 0 {
+			last := &out[n-1]
 			end := max(last.end(), s.end())
 			if s.offset-last.end() <= maxGap && (s.end() <= last.end() || end-last.offset <= maxRequest) {
 				last.length = end - last.offset
 				continue
 			}
 		}
-		out.spans = append(out.spans, s)
+		out = append(out, s)
 	}
-	for _, s := range out.spans {
-		data, err := readRange(ctx, f.src, s)
-		if err != nil {
-			return nil, err
-		}
-		out.data = append(out.data, data)
-	}
-	return out, nil
+	return out
 }
 
 // readRange reads one span. An object that is shorter than its log entry
