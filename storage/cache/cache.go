@@ -6,14 +6,16 @@
 // is open, to one process:
 //
 //	lock                                      flock of the process
-//	tmp-<random>                              an object being fetched
-//	obj-<key>-<size>-<content><extension>     an object, whole
+//	tmp-<random>                              a file that is being written
+//	obj-<key>-<size>-<content><extension>     an object, whole, or a file that is
+//	                                          made of objects
 //	rng-<key>-<size><extension>               ranges of an object at their places,
 //	                                          and holes
 //	rng-<key>-<size><extension>.map           which ranges
 //
-//	<key>      first 32 hex digits of the SHA-256 of the object's key
-//	<size>     bytes of the object, decimal
+//	<key>      first 32 hex digits of the SHA-256 of the object's key, or of a
+//	           recipe
+//	<size>     bytes of the object, or the file, decimal
 //	<content>  xxHash64 of the bytes, 16 hex digits
 //
 // A map is a row of records, one for each piece that is there. A piece is what
@@ -47,6 +49,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -329,29 +332,65 @@ func (c *Cache) Stats() Stats {
 // Errors: ErrNoRoom, ErrSizeMismatch, storage.ErrFull, and those of
 // storage.Store.Get.
 func (c *Cache) File(ctx context.Context, s storage.Store, key string, size int64) (path string, release func(), err error) {
-	path, release, err = c.file(ctx, s, key, size)
+	path, release, err = c.object(ctx, s, key, size)
 	if err != nil {
 		return "", nil, fmt.Errorf("cached file of %q: %w", key, err)
 	}
 	return path, release, nil
 }
 
-func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int64) (string, func(), error) {
+func (c *Cache) object(ctx context.Context, s storage.Store, key string, size int64) (string, func(), error) {
 	if err := storage.ValidateKey(key); err != nil {
 		return "", nil, err
 	}
-	if err := ctx.Err(); err != nil {
-		return "", nil, err
-	}
 	if path, ok := storage.LocalPath(s, key); ok {
-		if err := checkFile(path, size); err != nil {
+		if err := errors.Join(ctx.Err(), checkFile(path, size)); err != nil {
 			return "", nil, err
 		}
 		return path, func() {}, nil
 	}
-	id := entryID{keyHash(key), size}
+	return c.file(ctx, size, origin{key: key, write: func(ctx context.Context, w io.Writer) error {
+		return fetchInto(ctx, w, s, key, size)
+	}})
+}
+
+// Holds reports whether the file of an object is there, or on its way.
+func (c *Cache) Holds(key string, size int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.entries[entryID{keyHash(key), size}]
+	return ok
+}
+
+// Derived is like File, for bytes that write makes of objects: always the same
+// size bytes for one recipe, which tells of what objects and how. Where callers
+// share a write and it fails, the others try their own. Errors: ErrNoRoom,
+// ErrSizeMismatch, storage.ErrFull, and those of write.
+func (c *Cache) Derived(ctx context.Context, recipe, extension string, size int64, write func(context.Context, io.Writer) error) (path string, release func(), err error) {
+	path, release, err = c.file(ctx, size, origin{key: derivedPrefix + recipe + extension, write: write, own: true})
+	if err != nil {
+		return "", nil, fmt.Errorf("derived file: %w", err)
+	}
+	return path, release, nil
+}
+
+// derivedPrefix keeps recipes apart from keys, which cannot begin so.
+const derivedPrefix = "/derived/"
+
+// origin is where a file's bytes come from.
+type origin struct {
+	key   string // of the object, or what stands for it
+	write func(context.Context, io.Writer) error
+	own   bool // what write fails with may be its caller's own affair
+}
+
+func (c *Cache) file(ctx context.Context, size int64, from origin) (string, func(), error) {
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
+	id := entryID{keyHash(from.key), size}
 	for {
-		e, err := c.acquire(ctx, s, key, id)
+		e, mine, err := c.acquire(ctx, from, id)
 		if err != nil {
 			return "", nil, err
 		}
@@ -363,6 +402,9 @@ func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int6
 		}
 		if e.err != nil {
 			c.release(e)
+			if from.own && !mine {
+				continue
+			}
 			if errors.Is(e.err, context.Canceled) {
 				return "", nil, fmt.Errorf("cache: %w", fs.ErrClosed) // by Close; it was not ours
 			}
@@ -370,7 +412,7 @@ func (c *Cache) file(ctx context.Context, s storage.Store, key string, size int6
 		}
 		// Someone may have removed or cut the file since.
 		if err := checkFile(e.path, size); err != nil {
-			c.events.damaged(e.path, key, Span{0, size}, err)
+			c.events.damaged(e.path, from.key, Span{0, size}, err)
 			c.discard(e)
 			c.release(e)
 			continue
@@ -395,18 +437,18 @@ func checkFile(path string, size int64) error {
 	return nil
 }
 
-// acquire returns the entry of an object, in use by the caller, and sees to it
-// that its file is on its way.
-func (c *Cache) acquire(ctx context.Context, s storage.Store, key string, id entryID) (*entry, error) {
+// acquire returns the entry of a file, in use by the caller, and sees to it that
+// it is on its way; mine: from where the caller says.
+func (c *Cache) acquire(ctx context.Context, from origin, id entryID) (e *entry, mine bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, fmt.Errorf("cache: %w", fs.ErrClosed)
+		return nil, false, fmt.Errorf("cache: %w", fs.ErrClosed)
 	}
 	e, ok := c.entries[id]
 	if !ok {
 		if err := c.makeRoom(id.size); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		e = &entry{id: id, done: make(chan struct{})}
 		c.entries[id] = e
@@ -419,17 +461,17 @@ func (c *Cache) acquire(ctx context.Context, s storage.Store, key string, id ent
 	c.lru.MoveToFront(e.element)
 	e.users++
 	if !e.started {
-		e.started = true
+		e.started, mine = true, true
 		// The fetch outlives its first caller if others wait for it, and ends
 		// when none does.
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		e.cancel = cancel
 		c.fills.Go(func() {
 			defer cancel()
-			c.fill(ctx, e, s, key)
+			c.fill(ctx, e, from)
 		})
 	}
-	return e, nil
+	return e, mine, nil
 }
 
 // makeRoom removes files that are not in use, those not used for longest

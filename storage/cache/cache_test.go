@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -575,4 +578,112 @@ func TestDeadlineIsTheCallersOwn(t *testing.T) {
 		}
 		group.Wait()
 	})
+}
+
+// TestDerived: what is made of objects is made once for all callers, is bounded
+// and survives as objects are, and who waited for another's failure tries for
+// himself.
+func TestDerived(t *testing.T) {
+	ctx := t.Context()
+	dir := t.TempDir()
+	c, err := cache.Open(dir, 250)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made atomic.Int64
+	write := func(text string) func(context.Context, io.Writer) error {
+		return func(_ context.Context, w io.Writer) error {
+			made.Add(1)
+			_, err := io.WriteString(w, text)
+			return err
+		}
+	}
+	same := func(c *cache.Cache, recipe, text string, calls int64) string {
+		t.Helper()
+		path, release, err := c.Derived(ctx, recipe, ".parquet", int64(len(text)), write(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		data, err := os.ReadFile(path)
+		if err != nil || string(data) != text || filepath.Ext(path) != ".parquet" {
+			t.Errorf("%s holds %q, %v", path, data, err)
+		}
+		if n := made.Load(); n != calls {
+			t.Errorf("made %d times, want %d", n, calls)
+		}
+		return path
+	}
+	a := same(c, "a", "first", 1)
+	same(c, "a", "first", 1)
+	same(c, "b", "other", 2)
+	if c.Holds("a.parquet", 5) {
+		t.Error("a recipe is taken for a key")
+	}
+	if _, _, err := c.Derived(ctx, "c", "", 7, write("eight...")); !errors.Is(err, cache.ErrSizeMismatch) {
+		t.Errorf("another size than was said: %v", err)
+	}
+	if _, _, err := c.Derived(ctx, "c", "", 251, write("")); !errors.Is(err, cache.ErrNoRoom) {
+		t.Errorf("more than the cache holds: %v", err)
+	}
+	failed := errors.New("failed")
+	begun, fail := make(chan struct{}), make(chan struct{})
+	first := make(chan error)
+	go func() {
+		_, _, err := c.Derived(ctx, "d", "", 5, func(context.Context, io.Writer) error {
+			close(begun)
+			<-fail
+			return failed
+		})
+		first <- err
+	}()
+	<-begun
+	second := make(chan error)
+	go func() {
+		_, release, err := c.Derived(ctx, "d", "", 5, write("right"))
+		if err == nil {
+			release()
+		}
+		second <- err
+	}()
+	for c.Stats().Hits < 2 { // until the second waits for the first
+		runtime.Gosched()
+	}
+	close(fail)
+	if err := <-first; !errors.Is(err, failed) {
+		t.Errorf("who failed: %v", err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("who waited for it: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	made.Store(0)
+	c = open(t, dir, 250)
+	same(c, "a", "first", 0)
+	c.Close()
+	if err := os.WriteFile(a, []byte("FIRST"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	same(open(t, dir, 250), "a", "first", 1)
+}
+
+// TestHolds: a file is there once it is asked for, until it is let go.
+func TestHolds(t *testing.T) {
+	s, _ := remote(t)
+	c := open(t, t.TempDir(), 100)
+	if c.Holds("k00", 100) {
+		t.Error("before")
+	}
+	_, release := use(t, c, s, "k00", 100)
+	release()
+	if !c.Holds("k00", 100) || c.Holds("k00", 99) || c.Holds("k01", 100) {
+		t.Error("after")
+	}
+	_, release = use(t, c, s, "k01", 100)
+	release()
+	if c.Holds("k00", 100) {
+		t.Error("once another took its place")
+	}
 }

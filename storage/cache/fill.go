@@ -22,7 +22,7 @@ const fetchBytes = 8 << 20
 
 // fill makes an entry's file usable: it verifies the one that is there, or
 // fetches one. It runs once for an entry and closes done.
-func (c *Cache) fill(ctx context.Context, e *entry, s storage.Store, key string) {
+func (c *Cache) fill(ctx context.Context, e *entry, from origin) {
 	defer close(e.done)
 	if e.path != "" { // set by load, before anybody could see the entry
 		sum, err := sumFile(e.path)
@@ -32,19 +32,19 @@ func (c *Cache) fill(ctx context.Context, e *entry, s storage.Store, key string)
 			c.mu.Unlock()
 			return
 		}
-		c.events.damaged(e.path, key, Span{0, e.id.size}, err)
+		c.events.damaged(e.path, from.key, Span{0, e.id.size}, err)
 		if !c.refetch(e) {
 			e.err = fmt.Errorf("damaged file: %w", context.Canceled)
 			return
 		}
 	}
-	temp, sum, err := c.fetch(ctx, s, key, e.id.size)
+	temp, sum, err := c.fetch(ctx, from, e.id.size)
 	if err != nil {
 		e.err = err
 		c.giveUp(e)
 		return
 	}
-	e.err = c.install(e, temp, sum, extension(key))
+	e.err = c.install(e, temp, sum, extension(from.key))
 }
 
 // refetch removes a damaged file. It is false if nobody wants the object any
@@ -95,18 +95,33 @@ func (c *Cache) install(e *entry, temp, sum, extension string) error {
 	return nil
 }
 
-// fetch writes the object to a temporary file and returns its name and hash.
-func (c *Cache) fetch(ctx context.Context, s storage.Store, key string, size int64) (temp, sum string, err error) {
+// fetch writes the bytes to a temporary file and returns its name and hash.
+func (c *Cache) fetch(ctx context.Context, from origin, size int64) (temp, sum string, err error) {
 	f, err := os.CreateTemp(c.dir, tempPrefix)
 	if err != nil {
 		return "", "", fmt.Errorf("fetch: %w", typed(err))
 	}
 	digest := xxhash.New()
-	err = fetchInto(ctx, io.MultiWriter(f, digest), s, key, size)
+	out := &counter{Writer: io.MultiWriter(f, digest)}
+	if err = from.write(ctx, out); err == nil && out.n != size {
+		err = fmt.Errorf("%w: %d bytes, not %d", ErrSizeMismatch, out.n, size)
+	}
 	if err = errors.Join(typed(err), typed(f.Close())); err != nil {
 		return "", "", fmt.Errorf("fetch: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return f.Name(), sumText(digest), nil
+}
+
+// counter counts what is written.
+type counter struct {
+	io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.n += int64(n)
+	return n, err
 }
 
 // fetchInto writes an object, and proves its size.
