@@ -318,32 +318,39 @@ func (v *View) produce(ctx context.Context, running *sync.WaitGroup, ahead int, 
 // file reads one file of the plan.
 func (v *View) file(ctx context.Context, f *planner.File, read readFunc) iter.Seq2[chunk.Series, error] {
 	return func(yield func(chunk.Series, error) bool) {
-		if f.Add.DeletionVector != nil {
-			yield(chunk.Series{}, fmt.Errorf("%w: deletion vector of file %s", txlog.ErrUnsupported, f.Add.Path))
-			return
-		}
-		key, err := v.reader.log.Key(f.Add.Path)
-		if err != nil {
-			yield(chunk.Series{}, err)
-			return
-		}
-		open, err := v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: f.Add.Size})
-		if err == nil {
-			err = v.Check() // what is kept was read under another view's pin
-		}
+		open, err := v.File(ctx, f.Add)
 		if err != nil {
 			yield(chunk.Series{}, err)
 			return
 		}
 		for s, err := range read(f, open, ctx) {
 			if errors.Is(err, chunk.ErrCorrupt) {
-				v.reader.footers.files.Drop(key) // the store may have the right bytes
+				v.reader.footers.files.Drop(open.Name()) // the store may have the right bytes
 			}
 			if !yield(s, err) || err != nil {
 				return
 			}
 		}
 	}
+}
+
+// File opens a data file of the view, whose footer costs a request or two unless
+// it is kept. What is read of it is read under the view's pin, through
+// Options.Ranges. Errors: chunk.ErrCorrupt, txlog.ErrUnsupported,
+// lease.ErrPinLost, ErrClosed, and those of the store.
+func (v *View) File(ctx context.Context, add *action.Add) (*chunk.File, error) {
+	if add.DeletionVector != nil {
+		return nil, fmt.Errorf("%w: deletion vector of file %s", txlog.ErrUnsupported, add.Path)
+	}
+	key, err := v.reader.log.Key(add.Path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := v.reader.footers.open(ctx, &fencedSource{view: v, key: key, size: add.Size})
+	if err == nil {
+		err = v.Check() // what is kept was read under another view's pin
+	}
+	return f, err
 }
 
 // fencedSource reads ranges of a data file under the view's pin.

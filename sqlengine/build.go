@@ -122,6 +122,9 @@ func (q *query) create(ctx context.Context, g *group) error {
 		if err := g.rows.findDuplicates(ctx, q.engine, q.db, g.where, g.name+"_twice"); err != nil {
 			return err
 		}
+		if g.rows.duplicates != "" && g.rows.hidden != nil {
+			return errWhole // whole label sets decide which rows are the same
+		}
 		body = g.rows.sql()
 		key = body
 	}
@@ -220,4 +223,5 @@ const (
 	maxPlanFiles  = 4096
 	maxBounds     = 1024
 	maxUnique     = 4096 // of 32 bytes
+	maxPartBytes  = 4 << 20
 )

@@ -33,6 +33,7 @@ func (q *query) fetch(ctx context.Context) ([]string, error) {
 		}
 		t := g.rows
 		t.paths = make([]string, len(t.scan.Files))
+		t.excerpts = make([]*excerpt, len(t.scan.Files))
 		releases := make([]func(), len(t.scan.Files))
 		// Release what was fetched even if another file fails.
 		q.release = append(q.release, func() {
@@ -44,6 +45,11 @@ func (q *query) fetch(ctx context.Context) ([]string, error) {
 		})
 		for i := range t.scan.Files {
 			group.Go(func() (err error) {
+				if t.hidden != nil {
+					if t.paths[i], releases[i], t.excerpts[i], err = q.engine.excerpt(ctx, t, i); err != nil || t.paths[i] != "" {
+						return err
+					}
+				}
 				t.paths[i], releases[i], err = q.engine.local(ctx, t.scan.Files[i].Add, t.layout == nil)
 				return err
 			})
@@ -81,17 +87,11 @@ func (e *Engine) local(ctx context.Context, add *action.Add, foreign bool) (path
 		return "", nil, fmt.Errorf("%w: %s", ErrNoLocalFiles, key)
 	default:
 		if path, release, err = e.opts.Files.File(ctx, log.Store(), key, add.Size); err != nil {
-			switch {
-			case errors.Is(err, storage.ErrNotFound), errors.Is(err, cache.ErrSizeMismatch):
-				err = fmt.Errorf("%w: %s is not what the log names: %w", chunk.ErrCorrupt, key, err)
-			case errors.Is(err, cache.ErrNoRoom):
-				err = fmt.Errorf("%w: %w", ErrTooLarge, err)
-			}
-			return "", nil, err
+			return "", nil, missing(key, err)
 		}
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return "", release, fmt.Errorf("path of %s: %w", key, err)
+	if path, err = printablePath(path); err != nil {
+		return "", release, err
 	}
 	info, err := os.Stat(path)
 	switch {
@@ -101,8 +101,6 @@ func (e *Engine) local(ctx context.Context, add *action.Add, foreign bool) (path
 		return "", release, fmt.Errorf("data file %s: %w", key, err)
 	case info.Size() != add.Size:
 		return "", release, fmt.Errorf("%w: %s has %d bytes, the log says %d", chunk.ErrCorrupt, key, info.Size(), add.Size)
-	case !printable(path):
-		return "", release, fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, path)
 	}
 	if foreign {
 		if strings.ContainsAny(path, globs) {
@@ -114,6 +112,29 @@ func (e *Engine) local(ctx context.Context, add *action.Add, foreign bool) (path
 		return "", release, err
 	}
 	return path, release, nil
+}
+
+// printablePath makes a path absolute, and such as can stand in a statement.
+func printablePath(path string) (string, error) {
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("path of %s: %w", path, err)
+	}
+	if !printable(whole) {
+		return "", fmt.Errorf("%w: path %q is not UTF-8 text", txlog.ErrUnsupported, whole)
+	}
+	return whole, nil
+}
+
+// missing says what it means that a data file cannot be had.
+func missing(key string, err error) error {
+	switch {
+	case errors.Is(err, storage.ErrNotFound), errors.Is(err, cache.ErrSizeMismatch):
+		return fmt.Errorf("%w: %s is not what the log names: %w", chunk.ErrCorrupt, key, err)
+	case errors.Is(err, cache.ErrNoRoom):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return err
 }
 
 // globs are the characters by which DuckDB takes a path for a pattern, and it

@@ -34,7 +34,7 @@ func (e *Engine) footers(ctx context.Context, d *database, t *rowsTable) ([]*foo
 	var ask []string
 	e.factsMu.Lock()
 	for i := range t.scan.Files {
-		if out[i] = e.schemas[t.scan.Files[i].Add.Path]; out[i] == nil {
+		if out[i] = e.schemas[t.fileID(i)]; out[i] == nil {
 			ask = append(ask, t.paths[i])
 		}
 	}
@@ -57,15 +57,15 @@ func (e *Engine) footers(ctx context.Context, d *database, t *rowsTable) ([]*foo
 		if out[i] != nil {
 			continue
 		}
-		path := t.scan.Files[i].Add.Path
+		id := t.fileID(i)
 		f := found[t.paths[i]]
 		if f == nil {
-			return nil, fmt.Errorf("%w: %s has no schema", chunk.ErrCorrupt, path)
+			return nil, fmt.Errorf("%w: %s has no schema", chunk.ErrCorrupt, id)
 		}
 		if same := e.shapes[f.text]; same != nil {
 			f = same
 		}
-		e.shapes[f.text], e.schemas[path], out[i] = f, f, f
+		e.shapes[f.text], e.schemas[id], out[i] = f, f, f
 	}
 	return out, nil
 }

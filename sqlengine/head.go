@@ -120,7 +120,9 @@ func (h *headSource) rowOf(l series.Labels) headRow {
 			return
 		}
 		if c, ok := h.layout.Column(label.Name); ok {
-			row.labels[h.place[c]] = label.Value
+			if k, ok := h.place[c]; ok {
+				row.labels[k] = label.Value
+			}
 			return
 		}
 		row.overflow = append(row.overflow, pair{label.Name, label.Value})

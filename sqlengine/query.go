@@ -55,6 +55,11 @@ type TableScan struct {
 	// their bytes.
 	Skipped      map[planner.Reason]int   `json:"skipped"`
 	SkippedBytes map[planner.Reason]int64 `json:"skipped_bytes"`
+	// Excerpts counts the files of a remote store of which only the columns and
+	// row groups are read that the statement may touch, and ExcerptBytes the
+	// bytes of those.
+	Excerpts     int   `json:"excerpts"`
+	ExcerptBytes int64 `json:"excerpt_bytes"`
 	// RowGroups counts those of the files, and RowGroupsSkipped those of them
 	// that lie outside the times that the statement asks for. Explain alone
 	// counts.
@@ -78,6 +83,11 @@ func (e *Engine) Explain(ctx context.Context, sql string, opts QueryOptions) (*E
 	if err := q.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("explain: %w", q.typed(ctx, err))
 	}
+	p, err := q.compile(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("explain: %w", q.typed(ctx, err))
+	}
+	duckdb.DestroyPrepare(&p)
 	rows, err := q.db.rows(ctx, "EXPLAIN "+q.sql)
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w", q.typed(ctx, err))
@@ -110,6 +120,7 @@ type query struct {
 	db        *database
 	finished  bool // to the last row
 	remade    bool // the statement runs again, see cause
+	whole     bool // no excerpts
 	release   []func()
 	refusals  []error // of columns that cannot be read, see refuse
 }
@@ -306,7 +317,51 @@ func (q *query) prepare(ctx context.Context) error {
 	if err := q.openViews(ctx); err != nil {
 		return err
 	}
+	err := q.build(ctx)
+	if errors.Is(err, errWhole) {
+		return q.rebuild(ctx)
+	}
+	return err
+}
+
+// rebuild begins anew with whole files.
+func (q *query) rebuild(ctx context.Context) error {
+	q.db.close()
+	q.db, q.whole = nil, true
 	return q.build(ctx)
+}
+
+// compile prepares the statement. One that names what its tables have not got
+// may be wrong, or touch more than was seen in it: the tables without rows
+// tell, and it gets whole files.
+func (q *query) compile(ctx context.Context) (duckdb.PreparedStatement, error) {
+	p, err := q.db.prepare(ctx, q.sql)
+	if err == nil || !slices.ContainsFunc(q.groups, func(g *group) bool { return g.rows != nil && g.rows.hidden != nil }) {
+		return p, err
+	}
+	dry := *q
+	dry.opts.dry, dry.release, dry.db = true, nil, nil
+	dry.groups = slices.Clone(q.groups)
+	for i, g := range dry.groups {
+		one := *g
+		dry.groups[i] = &one
+	}
+	err = dry.build(ctx)
+	if err == nil {
+		if p, err = dry.db.prepare(ctx, q.sql); err == nil {
+			duckdb.DestroyPrepare(&p)
+		}
+	}
+	if dry.db != nil {
+		dry.db.close()
+	}
+	if err != nil {
+		return duckdb.PreparedStatement{}, err
+	}
+	if err := q.rebuild(ctx); err != nil {
+		return duckdb.PreparedStatement{}, err
+	}
+	return q.db.prepare(ctx, q.sql)
 }
 
 // openViews opens one view for each version.
@@ -376,6 +431,13 @@ func (q *query) planRows(ctx context.Context, g *group, sources []source) ([]sou
 	if err := q.engine.planned(ctx, t); err != nil {
 		return nil, err
 	}
+	var span series.TimeRange
+	hasHead := false
+	if head != nil {
+		span, hasHead = head.Range()
+	}
+	t.contested = findContested(t.scan.Files, span, hasHead)
+	q.restrict(g)
 	if head != nil {
 		t.head = len(sources)
 		sources = append(sources, newHeadSource(t))
@@ -423,7 +485,7 @@ func (q *query) run(ctx context.Context) (*Rows, error) {
 	if err := q.prepare(ctx); err != nil {
 		return nil, q.typed(ctx, err)
 	}
-	p, err := q.db.prepare(ctx, q.sql)
+	p, err := q.compile(ctx)
 	if err != nil {
 		return nil, q.typed(ctx, err)
 	}
@@ -481,6 +543,7 @@ func (q *query) scans() []TableScan {
 			s.Head = t.head >= 0
 			s.Files, s.Bytes = len(t.scan.Files), t.scan.Bytes()
 			s.Skipped, s.SkippedBytes = t.scan.Skipped, t.scan.SkippedBytes
+			s.Excerpts, s.ExcerptBytes, _, _ = t.excerptsOf()
 			s.Compared, s.Duplicates = len(t.disputed()), t.duplicates != ""
 		}
 		out = append(out, s)
@@ -490,19 +553,23 @@ func (q *query) scans() []TableScan {
 
 // countRowGroups looks into the footers of the files.
 func (q *query) countRowGroups(ctx context.Context, t *rowsTable, out *TableScan) error {
-	if len(t.paths) == 0 {
+	_, _, out.RowGroups, out.RowGroupsSkipped = t.excerptsOf()
+	paths := t.wholePaths()
+	if len(paths) == 0 {
 		return nil
 	}
 	lo, hi := max(t.sel.Range.Min, series.MinTimestamp), min(t.sel.Range.Max, series.MaxTimestamp)
 	rows, err := q.db.rows(ctx, fmt.Sprintf("SELECT count(*)::VARCHAR, (count(*) FILTER (TRY_CAST(stats_max_value AS TIMESTAMPTZ) < make_timestamptz(%d) OR TRY_CAST(stats_min_value AS TIMESTAMPTZ) > make_timestamptz(%d)))::VARCHAR FROM parquet_metadata(%s) WHERE path_in_schema = %s",
-		int64(lo), int64(hi), quoteTexts(t.paths), quoteText(chunk.ColumnTimestamp)))
+		int64(lo), int64(hi), quoteTexts(paths), quoteText(chunk.ColumnTimestamp)))
 	if err != nil {
 		return fmt.Errorf("count row groups: %w", err)
 	}
 	for i, n := range []*int{&out.RowGroups, &out.RowGroupsSkipped} {
-		if *n, err = strconv.Atoi(rows[0][i]); err != nil {
+		more, err := strconv.Atoi(rows[0][i])
+		if err != nil {
 			return fmt.Errorf("count row groups: %w", err)
 		}
+		*n += more
 	}
 	return nil
 }

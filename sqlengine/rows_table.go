@@ -39,6 +39,10 @@ type rowsTable struct {
 	sel     series.Selector
 	scan    planner.Scan
 	paths   []string // local files, by place in scan.Files
+	// hidden are the columns, by their names in data files, that the statement
+	// does not touch; nil: the table has all.
+	hidden   map[string]bool
+	excerpts []*excerpt // by place in scan.Files, nil: the file is there whole
 	// dirty lists, by place in scan.Files, the labels that the file keeps in
 	// its overflow map though they have a column now.
 	dirty map[int][]string
@@ -328,11 +332,15 @@ func (t *rowsTable) inside(f *footer) (names, missing string, ok bool) {
 	var have, lack []string
 	for _, c := range f.columns {
 		i, ok := places[c.name]
-		if !ok {
+		switch {
+		case ok:
+			delete(places, c.name)
+			have = append(have, outer(i))
+		case t.hidden[c.name]:
+			have = append(have, "h"+strconv.Itoa(len(have)))
+		default:
 			return "", "", false // it is not certain what DuckDB makes of it
 		}
-		delete(places, c.name)
-		have = append(have, outer(i))
 	}
 	for i, c := range t.columns {
 		if _, ok := places[c.physical]; ok {
@@ -389,11 +397,6 @@ func (t *rowsTable) findDuplicates(ctx context.Context, e *Engine, d *database, 
 	if t.layout == nil {
 		return nil
 	}
-	span, hasHead := series.TimeRange{}, false
-	if t.head >= 0 {
-		span, hasHead = t.view.Head().Range()
-	}
-	t.contested = findContested(t.scan.Files, span, hasHead)
 	var queries []string
 	verdict := ""
 	if len(t.contested.files) > 0 {

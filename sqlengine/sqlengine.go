@@ -47,6 +47,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"time"
@@ -87,6 +88,11 @@ type Files interface {
 	// File returns the path of a file with the object's contents. The file
 	// stays until release is called.
 	File(ctx context.Context, store storage.Store, key string, size int64) (path string, release func(), err error)
+	// Holds reports whether File would find the file there.
+	Holds(key string, size int64) bool
+	// Derived is like File for size bytes that write makes, the same each time
+	// for one recipe.
+	Derived(ctx context.Context, recipe, extension string, size int64, write func(context.Context, io.Writer) error) (path string, release func(), err error)
 }
 
 // Options configure an Engine; the zero value is useful.
@@ -191,15 +197,18 @@ type Engine struct {
 	names  map[string]tableKind
 	spares spares
 
+	excerpts *excerptRules // nil: data files are always read whole
+
 	factsMu sync.Mutex
 	facts   map[string][]string // by path: labels in a file's overflow map
-	schemas map[string]*footer  // by path
+	schemas map[string]*footer  // by fileID
 	shapes  map[string]*footer  // the same by their text
 
 	statements *lru.Cache[string, *statement]   // by their text
 	plans      *lru.Cache[string, planner.Scan] // see planned
 	bounds     *lru.Cache[string, [][]string]   // see timeRanges
 	unique     *lru.Cache[string, struct{}]     // see verdictKey
+	parts      *lru.Cache[string, int64]        // bytes of excerpts, by recipe
 
 	soundMu sync.Mutex
 	sound   map[string]struct{} // files verified, by path as logged
@@ -215,11 +224,12 @@ func New(ctx context.Context, r *reader.Reader, opts Options) (*Engine, error) {
 	}
 	e := &Engine{
 		reader: r, opts: opts, parser: p,
-		names: map[string]tableKind{},
-		facts: map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
+		names:    map[string]tableKind{},
+		excerpts: &defaultExcerptRules,
+		facts:    map[string][]string{}, schemas: map[string]*footer{}, shapes: map[string]*footer{},
 		statements: lru.New[string, *statement](maxStatements), plans: lru.New[string, planner.Scan](maxPlans), bounds: lru.New[string, [][]string](maxBounds),
-		unique: lru.New[string, struct{}](maxUnique),
-		sound:  map[string]struct{}{},
+		unique: lru.New[string, struct{}](maxUnique), parts: lru.New[string, int64](maxPartBytes),
+		sound: map[string]struct{}{},
 	}
 	for _, kind := range tableKinds {
 		e.names[lower(opts.Table)+string(kind)] = kind
