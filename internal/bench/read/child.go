@@ -65,18 +65,36 @@ type result struct {
 // measured is how a question went.
 type measured struct {
 	result
-	First    float64 `json:"first"`  // seconds of the first time
-	Median   float64 `json:"median"` // of the times after the first
-	Runs     int     `json:"runs"`
-	Error    string  `json:"error"`
-	Requests int64   `json:"requests"` // to the store, of the first time
-	Bytes    int64   `json:"bytes"`
-	Calls    string  `json:"calls"` // what the requests of the first time were, where they are noted
+	First  float64 `json:"first"`  // seconds of the first time
+	Median float64 `json:"median"` // of the times after the first
+	Runs   int     `json:"runs"`
+	// Turns are the medians of each turn after the first, to be compared with
+	// those of a peer that had the turns between.
+	Turns    []float64 `json:"turns"`
+	Error    string    `json:"error"`
+	Requests int64     `json:"requests"` // to the store, of the first time
+	Bytes    int64     `json:"bytes"`
+	Calls    string    `json:"calls"` // what the requests of the first time were, where they are noted
 }
 
 func (m measured) time() time.Duration { return time.Duration(m.Median * float64(time.Second)) }
 func (m measured) first() time.Duration {
 	return time.Duration(m.First * float64(time.Second))
+}
+
+// and is how a question went in two processes, this one first.
+func (m measured) and(next measured) measured {
+	if m.Runs == 0 && m.Error == "" {
+		return next
+	}
+	if m.Error == "" {
+		m.Error = next.Error
+	}
+	if m.Runs += next.Runs; m.Error == "" {
+		m.Turns = slices.Concat(m.Turns, next.Turns)
+		m.Median = median(m.Turns)
+	}
+	return m
 }
 
 // answer is a child's.
@@ -299,7 +317,8 @@ func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m 
 		}
 		return nil
 	}
-	for spent := time.Duration(0); len(times) < leastRuns || len(times) <= maxRuns && spent < budget; {
+	for spent := time.Duration(0); len(times) < leastRuns || len(m.Turns) == 0 || len(times) <= maxRuns && spent < budget; {
+		before := len(times)
 		err := o.turns.take(func() error {
 			start := time.Now()
 			defer func() { spent += time.Since(start) }()
@@ -313,9 +332,16 @@ func (o *opened) measure(ctx context.Context, q query, budget time.Duration) (m 
 			m.Error = err.Error()
 			return m
 		}
+		if before > 0 {
+			m.Turns = append(m.Turns, median(times[before:]))
+		}
 	}
-	again := times[1:]
-	slices.Sort(again)
-	m.Runs, m.Median = len(again), again[len(again)/2]
+	m.Runs, m.Median = len(times)-1, median(times[1:])
 	return m
+}
+
+// median is the upper one of an even number.
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
 }

@@ -42,6 +42,7 @@ const header = `# bench-read: our table beside Prometheus' TSDB (same engine, in
 #   the last byte of the answer.
 # - SQL: our engine, beside one warm DuckDB of the same version with read_parquet over the same live files, with the same
 #   threads and memory. Ours hands rows over as Arrow; DuckDB's are ` + arrowRows + `.
+#   Three processes of each side, and the ratio is the median of those of neighbouring turns.
 # - cold: nothing cached but the log's snapshot; each store request takes 50 ms more. Requests are those that the
 #   question made, pins included.
 # - memory: highest resident set (VmHWM) of the process, and what it had when it was open. GOGC is
