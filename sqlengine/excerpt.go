@@ -43,7 +43,7 @@ func (s *statement) columns() (names map[string]bool, ok bool) {
 	for _, r := range s.refs {
 		tables[lower(r.alias)] = true
 	}
-	if anyNode(s.tree, func(n object) bool { return touchesAll(n, tables) }) {
+	if touchesAll(s.tree, tables) {
 		return nil, false
 	}
 	names = map[string]bool{}
@@ -51,8 +51,49 @@ func (s *statement) columns() (names map[string]bool, ok bool) {
 	return names, true
 }
 
-// touchesAll reports whether a node stands for columns that it does not name.
-func touchesAll(n object, tables map[string]bool) bool {
+// touchesAll reports whether a part of a parse tree stands for columns that it
+// does not name.
+func touchesAll(v any, tables map[string]bool) bool {
+	switch v := v.(type) {
+	case []any:
+		return slices.ContainsFunc(v, func(e any) bool { return touchesAll(e, tables) })
+	case object:
+		if standsForAll(v, tables) {
+			return true
+		}
+		for key, e := range v {
+			if key == "modifiers" {
+				list, _ := e.([]any)
+				e = slices.DeleteFunc(slices.Clone(list), orderedByAll)
+			}
+			if touchesAll(e, tables) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// orderedByAll reports that a query's modifier is ORDER BY ALL, a star that
+// stands for what the query selects.
+func orderedByAll(modifier any) bool {
+	m, _ := modifier.(object)
+	orders, _ := m["orders"].([]any)
+	if m["type"] != "ORDER_MODIFIER" || len(orders) != 1 {
+		return false
+	}
+	order, _ := orders[0].(object)
+	star, _ := order["expression"].(object)
+	for _, list := range []string{"exclude_list", "replace_list", "rename_list", "qualified_exclude_list"} {
+		if some, _ := star[list].([]any); len(some) > 0 {
+			return false
+		}
+	}
+	return star["class"] == "STAR" && star["expr"] == nil && star["relation_name"] == ""
+}
+
+// standsForAll is touchesAll of one node.
+func standsForAll(n object, tables map[string]bool) bool {
 	switch n["class"] {
 	case "STAR", "POSITIONAL_REFERENCE":
 		return true

@@ -71,6 +71,8 @@ func (tb *table) answers(t tester, e *Engine, sql string) []string {
 // condition: those that touch certain columns, and those that touch any.
 var touching = []string{
 	`SELECT {a} FROM metrics AS m WHERE {w}`,
+	`SELECT {a}, max({b}) FROM metrics AS m WHERE {w} GROUP BY ALL ORDER BY ALL LIMIT 5`,
+	`SELECT {a} FROM metrics ORDER BY COLUMNS(*)`,
 	`SELECT {a}, count(*), min({b}) FROM metrics AS m WHERE {w} GROUP BY ALL`,
 	`SELECT count(*) FROM metrics AS m WHERE {w}`,
 	`SELECT count({a}) FILTER (WHERE {b} IS NULL) OVER () FROM metrics AS m`,
@@ -203,6 +205,12 @@ func TestColumns(t *testing.T) {
 		{`SELECT a, #1 FROM metrics`, "all"},
 		{`DESCRIBE SELECT a FROM metrics`, "all"},
 		{`SELECT 'a' FROM metrics`, "a"},
+		{`SELECT a FROM metrics GROUP BY ALL ORDER BY ALL DESC`, "a"},
+		{`SELECT a FROM metrics UNION SELECT b FROM metrics ORDER BY ALL`, "a b"},
+		{`SELECT a FROM metrics ORDER BY COLUMNS('b')`, "all"},
+		{`SELECT a FROM metrics ORDER BY metrics.*`, "all"},
+		{`SELECT a FROM metrics ORDER BY * EXCLUDE (b)`, "all"},
+		{`SELECT list(a ORDER BY ALL) FROM metrics`, "all"},
 	} {
 		s, err := tb.engine.parsed(ctx, c.sql)
 		if err != nil {

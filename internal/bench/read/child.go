@@ -21,6 +21,7 @@ const (
 	ours       = "ours"
 	oursHTTP   = "ours-http"
 	oursCold   = "ours-cold"
+	coldSQL    = "ours-cold-sql"
 	oursHead   = "ours-head"
 	oursSQL    = "ours-sql"
 	prometheus = "prometheus"
@@ -156,7 +157,9 @@ func (r *request) open(ctx context.Context) (*opened, error) {
 	case oursHTTP:
 		return openHTTP(ctx, r.Dir)
 	case oursCold:
-		return openCold(ctx, r.Dir)
+		return openCold(ctx, r.Dir, false)
+	case coldSQL:
+		return openCold(ctx, r.Dir, true)
 	case oursHead:
 		return openOursHead(ctx, r.dataset(), r.Dir)
 	case oursSQL:

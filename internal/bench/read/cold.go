@@ -9,6 +9,7 @@ import (
 
 	"cardinalsin"
 	"cardinalsin/api/prom"
+	"cardinalsin/sqlengine"
 	"cardinalsin/storage"
 )
 
@@ -20,7 +21,7 @@ type remote struct{ storage.Store }
 
 // openCold is our table on a slow store, with nothing in any cache but the
 // log's latest snapshot, as a server that has just started has it.
-func openCold(ctx context.Context, dir string) (*opened, error) {
+func openCold(ctx context.Context, dir string, withSQL bool) (*opened, error) {
 	cache, err := os.MkdirTemp("", "bench-read-cache-")
 	if err != nil {
 		return nil, err
@@ -34,8 +35,18 @@ func openCold(ctx context.Context, dir string) (*opened, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(cache))
 	}
-	return &opened{
+	o := &opened{
 		ask: engineOver(prom.NewQueryable(db.Reader)), count: counted(db), calls: made.take,
 		close: func() error { return errors.Join(db.Close(ctx), os.RemoveAll(cache)) },
-	}, nil
+	}
+	if withSQL {
+		engine, err := sqlengine.New(ctx, db.Reader, sqlengine.Options{Files: db.Cache()})
+		if err != nil {
+			return nil, errors.Join(err, o.close())
+		}
+		o.ask = func(ctx context.Context, q query) (result, error) { return askEngine(ctx, engine, q.SQL) }
+		closeTable := o.close
+		o.close = func() error { engine.Close(); return closeTable() }
+	}
+	return o, nil
 }

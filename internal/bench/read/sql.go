@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -90,6 +91,19 @@ func openDuckDB(ctx context.Context, dir string) (*opened, error) {
 		}
 	}
 	return &opened{ask: func(_ context.Context, q query) (result, error) { return d.run(q.SQL) }, close: d.close}, nil
+}
+
+// liveBytes is the size of our table's files.
+func liveBytes(ctx context.Context, dir string) (n int64, err error) {
+	files, err := liveFiles(ctx, dir)
+	for _, f := range files {
+		info, failed := os.Stat(f)
+		if failed != nil {
+			return 0, failed
+		}
+		n += info.Size()
+	}
+	return n, err
 }
 
 // liveFiles are the paths of our table's files.

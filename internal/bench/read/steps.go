@@ -250,6 +250,33 @@ func (b *bench) cold(ctx context.Context) error {
 		b.Note("opening took %s: %s", harness.Millis(time.Duration(a.Open.First*float64(time.Second))), a.Open.Calls)
 		b.Target("cold, with 50 ms a request: under 500 ms", m.Error == "" && m.first() < most)
 	}
+	return b.coldSQL(ctx)
+}
+
+// coldSQL asks the slow store two questions in SQL: how much of the data files
+// they fetch.
+func (b *bench) coldSQL(ctx context.Context) error {
+	dir, err := b.data(ctx, cpu(b.scale), ours)
+	if err != nil {
+		return err
+	}
+	all, err := liveBytes(ctx, dir)
+	if err != nil {
+		return err
+	}
+	queries := b.tsbs()
+	for _, q := range []query{queries[0], queries[len(queries)-1]} {
+		a, err := b.ask(ctx, cpu(b.scale), coldSQL, ours, q)
+		if err != nil {
+			return err
+		}
+		m := a.Queries[0]
+		if m.Error != "" {
+			b.Note("cold-sql-%s: ours failed: %s", q.Name, m.Error)
+		}
+		b.Line("cold-sql-"+q.Name, harness.Millis(m.first()), "-", 0)
+		b.Note("%s; %d of %d kB; again %s", m.Calls, m.Bytes>>10, all>>10, harness.Millis(m.time()))
+	}
 	return nil
 }
 
