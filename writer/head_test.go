@@ -176,23 +176,25 @@ func TestViewAgainstModel(tt *testing.T) {
 			if d := gocmp.Diff(v.want.selectRows(sel, parse), got, gocmp.AllowUnexported(point{})); d != "" {
 				t.Fatalf("view %d (-want +got):\n%s", i, d)
 			}
-			names, values := map[string]bool{}, map[string]bool{}
-			for p := range v.want.selectRows(sel, parse) {
-				parse[p.labels].Range(func(l labels.Label) {
-					names[l.Name] = true
-					if l.Name == "x" {
-						values[l.Value] = true
-					}
-				})
-			}
-			if got := v.view.LabelNames(sel); !sameTexts(names, got) {
-				t.Fatalf("view %d has names %v, want %v", i, got, names)
-			}
-			if got := v.view.LabelValues("x", sel); !sameTexts(values, got) {
-				t.Fatalf("view %d has values %v, want %v", i, got, values)
-			}
-			if got := v.view.LabelValues("absent", sel); len(got) > 0 {
-				t.Fatalf("view %d has values %v of a label that nobody has", i, got)
+			for _, sel := range []series.Selector{sel, {Range: series.AllTime}, {Range: series.AllTime, Matchers: sel.Matchers}} {
+				names, values := map[string]bool{}, map[string]bool{}
+				for p := range v.want.selectRows(sel, parse) {
+					parse[p.labels].Range(func(l labels.Label) {
+						names[l.Name] = true
+						if l.Name == "x" {
+							values[l.Value] = true
+						}
+					})
+				}
+				if got := v.view.LabelNames(sel); !sameTexts(names, got) {
+					t.Fatalf("view %d has names %v, want %v", i, got, names)
+				}
+				if got := v.view.LabelValues("x", sel); !sameTexts(values, got) {
+					t.Fatalf("view %d has values %v, want %v", i, got, values)
+				}
+				if got := v.view.LabelValues("absent", sel); len(got) > 0 {
+					t.Fatalf("view %d has values %v of a label that nobody has", i, got)
+				}
 			}
 			r, ok := v.view.Range()
 			if !ok {

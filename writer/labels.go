@@ -15,6 +15,12 @@ import (
 func (v *HeadView) LabelNames(sel series.Selector) []string {
 	seen := map[string]bool{}
 	for _, p := range v.parts {
+		if sets := p.whole(sel); sets != nil {
+			for column := range sets.Columns() {
+				seen[sets.Name(column)] = true
+			}
+			continue
+		}
 		var shapes roaring.Bitmap
 		sets := p.eachSet(sel, func(_ *symbols.View, s symbols.Set) { shapes.Add(uint32(s.Shape())) })
 		for shape := range roaring.Values(&shapes) {
@@ -31,6 +37,14 @@ func (v *HeadView) LabelNames(sel series.Selector) []string {
 func (v *HeadView) LabelValues(name string, sel series.Selector) []string {
 	seen := map[string]bool{}
 	for _, p := range v.parts {
+		if sets := p.whole(sel); sets != nil {
+			if column, ok := sets.Column(name); ok {
+				for code := range sets.Values(column) {
+					seen[string(sets.Text(column, int32(code)))] = true
+				}
+			}
+			continue
+		}
 		var codes roaring.Bitmap
 		var where []int32
 		column, known := int32(0), false
@@ -51,6 +65,21 @@ func (v *HeadView) LabelValues(name string, sel series.Selector) []string {
 		}
 	}
 	return slices.Collect(maps.Keys(seen))
+}
+
+// whole returns the label sets of a part of which the selector picks every
+// series, so that names and values need no look at series; nil where it may not,
+// or where series came since the view was taken.
+func (p headPart) whole(sel series.Selector) *symbols.View {
+	if len(sel.Matchers) > 0 || !sel.Range.Contains(p.span.Min) || !sel.Range.Contains(p.span.Max) {
+		return nil
+	}
+	p.h.mu.RLock()
+	defer p.h.mu.RUnlock()
+	if p.h.count != p.count {
+		return nil
+	}
+	return p.h.sets.View()
 }
 
 // eachSet calls do for the label set of each series that the selector picks and

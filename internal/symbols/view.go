@@ -1,6 +1,7 @@
 package symbols
 
 import (
+	"iter"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -42,6 +43,17 @@ func (v *View) Name(column int32) string { return v.columns[column].name }
 func (v *View) Column(name string) (column int32, ok bool) {
 	i := slices.IndexFunc(v.columns, func(c values) bool { return c.name == name })
 	return int32(i), i >= 0
+}
+
+// Columns yields all columns.
+func (v *View) Columns() iter.Seq[int32] {
+	return func(yield func(int32) bool) {
+		for i := range v.columns {
+			if !yield(int32(i)) {
+				return
+			}
+		}
+	}
 }
 
 // Values is the number of values of a column, which have the codes below it.
