@@ -77,7 +77,7 @@ func (s *Selection) Columns(ctx context.Context) iter.Seq2[merge.Series, error] 
 		}
 	}
 	return func(yield func(merge.Series, error) bool) {
-		for found, err := range v.merged(ctx, s.sel, s.at.Files, v.head, nil, ahead, read) {
+		for found, err := range v.merged(ctx, s.at.Files, v.fromHead(HeadView.Select, s.sel), nil, ahead, read) {
 			if err != nil {
 				yield(merge.Series{}, v.failed("select", err))
 				return
@@ -93,7 +93,7 @@ func (s *Selection) Columns(ctx context.Context) iter.Seq2[merge.Series, error] 
 func (s *Selection) Series(ctx context.Context) iter.Seq2[index.Series, error] {
 	uncovered := s.at.uncovered()
 	if len(uncovered) > 0 || s.view.head != nil {
-		return s.view.labelSets(ctx, s.sel, uncovered, s.view.head, s.at.found.Series)
+		return s.view.labelSets(ctx, s.sel, uncovered, s.view.fromHead(HeadView.Series, s.sel), s.at.found.Series)
 	}
 	return func(yield func(index.Series, error) bool) {
 		if err := s.view.Check(); err != nil {

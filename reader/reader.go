@@ -22,6 +22,7 @@ import (
 	"cardinalsin/chunk"
 	"cardinalsin/index"
 	"cardinalsin/internal/lru"
+	"cardinalsin/internal/merge"
 	"cardinalsin/lease"
 	"cardinalsin/planner"
 	"cardinalsin/series"
@@ -36,8 +37,10 @@ var ErrClosed = errors.New("view is closed")
 // committed, or committed lately. Its methods may be called concurrently.
 type HeadView interface {
 	// Select yields matching series in the order of series.Compare with
-	// samples strictly ascending by (Time, Nanos).
-	Select(series.Selector) iter.Seq[series.Series]
+	// samples strictly ascending by (Time, Nanos), also as Floats. Series is the
+	// same for who wants only the labels: what samples there are means nothing.
+	Select(series.Selector) iter.Seq[merge.Series]
+	Series(series.Selector) iter.Seq[merge.Series]
 	// LabelNames and LabelValues tell of the series that Select would yield, in
 	// any order, each text once.
 	LabelNames(series.Selector) []string

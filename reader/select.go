@@ -64,12 +64,12 @@ func (v *View) Select(ctx context.Context, sel series.Selector) iter.Seq2[series
 			}
 			return open.Select(ctx, sel, nil)
 		}
-		for s, err := range v.merged(ctx, sel, l.Files, v.head, nil, 0, read) {
+		for s, err := range v.merged(ctx, l.Files, v.fromHead(HeadView.Select, sel), nil, 0, read) {
 			if err != nil {
 				fail(err)
 				return
 			}
-			if !yield(series.Series{Labels: s.Labels, Samples: s.Samples}, nil) {
+			if !yield(series.Series{Labels: s.Labels, Samples: s.AllSamples()}, nil) {
 				return
 			}
 		}
@@ -175,7 +175,7 @@ type readFunc func(f *planner.File, open *chunk.File, ctx context.Context) iter.
 // merged merges what read finds in each of the files with the head, and with
 // series that are known, which are weaker than both. Each file is read so many
 // batches ahead, or inPlace.
-func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.File, head HeadView, known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
+func (v *View) merged(ctx context.Context, files []planner.File, head iter.Seq2[merge.Series, error], known []index.Series, ahead int, read readFunc) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		if err := v.Check(); err != nil {
 			yield(merge.Series{}, err)
@@ -201,7 +201,7 @@ func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.
 			sources = append(sources, merge.Source{Rank: f.Rank(), Series: from})
 		}
 		if head != nil {
-			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: headSeries(head, sel)})
+			sources = append(sources, merge.Source{Rank: merge.HeadRank, Series: head})
 		}
 		for s, err := range merge.Sources(sources...) {
 			if !yield(s, err) || err != nil {
@@ -211,24 +211,24 @@ func (v *View) merged(ctx context.Context, sel series.Selector, files []planner.
 	}
 }
 
-// here is the sample of a series of which only the labels are wanted: a merge
-// drops series without samples.
-var here = []series.Sample{{}}
-
 func knownSeries(known []index.Series) iter.Seq2[merge.Series, error] {
 	return func(yield func(merge.Series, error) bool) {
 		for _, s := range known {
-			if !yield(merge.Series{Labels: s.Labels, ID: s.ID, Samples: here}, nil) {
+			if !yield(merge.Series{Labels: s.Labels, ID: s.ID, Samples: merge.Present}, nil) {
 				return
 			}
 		}
 	}
 }
 
-func headSeries(h HeadView, sel series.Selector) iter.Seq2[merge.Series, error] {
+// fromHead yields what a method of the head does, nil if there is no head.
+func (v *View) fromHead(method func(HeadView, series.Selector) iter.Seq[merge.Series], sel series.Selector) iter.Seq2[merge.Series, error] {
+	if v.head == nil {
+		return nil
+	}
 	return func(yield func(merge.Series, error) bool) {
-		for s := range h.Select(sel) {
-			if !yield(merge.Series{Labels: s.Labels, ID: series.IDOf(s.Labels), Samples: s.Samples}, nil) {
+		for s := range method(v.head, sel) {
+			if !yield(s, nil) {
 				return
 			}
 		}
@@ -402,7 +402,7 @@ func (v *View) Series(ctx context.Context, sel series.Selector) iter.Seq2[series
 			yield(labels.EmptyLabels(), v.failed("list series", err))
 			return
 		}
-		for s, err := range v.labelSets(ctx, sel, l.uncovered(), v.head, l.found.Series) {
+		for s, err := range v.labelSets(ctx, sel, l.uncovered(), v.fromHead(HeadView.Series, sel), l.found.Series) {
 			if !yield(s.Labels, err) || err != nil {
 				return
 			}
@@ -419,11 +419,11 @@ func (l *located) uncovered() []planner.File {
 }
 
 // labelSets yields the selected label sets of files and head, and those known.
-func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, head HeadView, known []index.Series) iter.Seq2[index.Series, error] {
+func (v *View) labelSets(ctx context.Context, sel series.Selector, files []planner.File, head iter.Seq2[merge.Series, error], known []index.Series) iter.Seq2[index.Series, error] {
 	read := func(_ *planner.File, open *chunk.File, ctx context.Context) iter.Seq2[chunk.Series, error] {
 		return func(yield func(chunk.Series, error) bool) {
 			for s, err := range open.Series(ctx, sel, nil) {
-				s.Samples = here
+				s.Samples = merge.Present
 				if !yield(s, err) || err != nil {
 					return
 				}
@@ -431,7 +431,7 @@ func (v *View) labelSets(ctx context.Context, sel series.Selector, files []plann
 		}
 	}
 	return func(yield func(index.Series, error) bool) {
-		for s, err := range v.merged(ctx, sel, files, head, known, 0, read) {
+		for s, err := range v.merged(ctx, files, head, known, 0, read) {
 			if err != nil {
 				yield(index.Series{}, v.failed("list series", err))
 				return

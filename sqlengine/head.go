@@ -69,8 +69,8 @@ func (h *headSource) scan(wanted []int) (scan, error) {
 			}
 		}
 		for one := range h.view.Select(h.sel) {
-			batch = append(batch, one)
-			samples += len(one.Samples)
+			batch = append(batch, series.Series{Labels: one.Labels, Samples: one.AllSamples()})
+			samples += len(batch[len(batch)-1].Samples)
 			if samples >= headBatch && !send() {
 				return
 			}

@@ -451,7 +451,7 @@ func TestLaterWins(t *testing.T) {
 	show := func() string {
 		var out []string
 		for s := range w.Head().Select(series.Selector{Range: series.AllTime}) {
-			for _, p := range s.Samples {
+			for _, p := range s.AllSamples() {
 				out = append(out, fmt.Sprintf("%d+%d=%g", p.Time-day, p.Nanos, p.Value))
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -44,7 +45,8 @@ type head struct {
 	bytes   int64            // estimate of the memory in use
 
 	postings postings // has a lock of its own
-	scan     int      // see scanSeries
+	shown    atomic.Pointer[shown]
+	scan     int // see scanSeries
 }
 
 // seriesRef is the position of a series in the blocks, from 1; 0 is none.

@@ -2,6 +2,7 @@ package writer
 
 import (
 	"cmp"
+	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -135,6 +136,10 @@ func TestViewAgainstModel(tt *testing.T) {
 				kept[p] = s
 			}
 			views = append(views, taken{w.Head(), kept})
+			if rapid.Bool().Draw(t, "asked before more comes") {
+				for range views[len(views)-1].view.Series(series.Selector{Range: series.AllTime}) {
+				}
+			}
 		}
 		if w.sealed != nil {
 			w.drop() // its views live on
@@ -160,7 +165,11 @@ func TestViewAgainstModel(tt *testing.T) {
 			got := rows{}
 			var prev series.Labels
 			n := 0
-			for s := range v.view.Select(sel) {
+			for one := range v.view.Select(sel) {
+				s := series.Series{Labels: one.Labels, Samples: one.AllSamples()}
+				if one.ID != 1 {
+					t.Fatalf("view %d: %s has ID %d", i, s.Labels, one.ID)
+				}
 				if n > 0 && series.Compare(prev, s.Labels, 1, 1) >= 0 {
 					t.Fatalf("view %d: %s after %s", i, s.Labels, prev)
 				}
@@ -177,14 +186,22 @@ func TestViewAgainstModel(tt *testing.T) {
 				t.Fatalf("view %d (-want +got):\n%s", i, d)
 			}
 			for _, sel := range []series.Selector{sel, {Range: series.AllTime}, {Range: series.AllTime, Matchers: sel.Matchers}} {
-				names, values := map[string]bool{}, map[string]bool{}
+				names, values, sets := map[string]bool{}, map[string]bool{}, map[string]bool{}
 				for p := range v.want.selectRows(sel, parse) {
+					sets[p.labels] = true
 					parse[p.labels].Range(func(l labels.Label) {
 						names[l.Name] = true
 						if l.Name == "x" {
 							values[l.Value] = true
 						}
 					})
+				}
+				var got []string
+				for s := range v.view.Series(sel) {
+					got = append(got, s.Labels.String())
+				}
+				if !sameTexts(sets, got) {
+					t.Fatalf("view %d has series %v, want %v", i, got, sets)
 				}
 				if got := v.view.LabelNames(sel); !sameTexts(names, got) {
 					t.Fatalf("view %d has names %v, want %v", i, got, names)
@@ -207,6 +224,48 @@ func TestViewAgainstModel(tt *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFloatsOfHead: series of plain floats come as columns, each with its own,
+// and of two values for one instant the later.
+func TestFloatsOfHead(t *testing.T) {
+	w, _ := newWriter(t, Options{})
+	long := one("long", nil)
+	for i := range int64(2*columnsAtOnce + 1) {
+		long[0].Samples = append(long[0].Samples, at0(i, float64(i)))
+	}
+	for _, b := range []series.Batch{
+		one("a", nil, at0(2, 1), at0(1, 5), at0(2, 2)), one("b", nil, at0(1, 7)), long,
+		one("n", nil, at0(1, 1), series.Sample{Time: day + 2, Nanos: 1}), one("s", nil, series.Sample{Time: day, Start: 1}),
+		one("h", nil, series.Sample{Time: day, Histogram: []byte{1}}),
+	} {
+		mustAppend(t, w, b)
+	}
+	var got []string
+	for s := range w.Head().Select(series.Selector{Range: series.TimeRange{Min: day, Max: day + 3}}) {
+		name := s.Labels.Get(series.MetricName)
+		for i, at := range s.Floats.Times {
+			name += fmt.Sprintf(" %d=%g", at-day, s.Floats.Values[i])
+		}
+		if len(s.Samples) > 0 {
+			name += " in general"
+		}
+		if s.ID != series.IDOf(s.Labels) || cap(s.Floats.Times) != len(s.Floats.Times) || cap(s.Floats.Values) != len(s.Floats.Values) {
+			t.Errorf("%s: ID %d, room for %d", name, s.ID, cap(s.Floats.Times))
+		}
+		got = append(got, name)
+	}
+	want := []string{"a 1=5 2=2", "b 1=7", "h in general", "long 0=0 1=1 2=2 3=3", "n in general", "s in general"}
+	if d := gocmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	n := 0
+	for s := range w.Head().Select(series.Selector{Range: series.AllTime}) {
+		n += len(s.Floats.Times)
+	}
+	if n != 3+2*columnsAtOnce+1 {
+		t.Errorf("%d floats", n)
+	}
 }
 
 // Parts cover every record once, in order, within their limits; each row lies

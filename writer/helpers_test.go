@@ -250,7 +250,7 @@ func readFile(t testing.TB, log *txlog.Log, a *action.Add) []merge.Series {
 func viewRows(v *HeadView) rows {
 	out := rows{}
 	for s := range v.Select(series.Selector{Range: series.AllTime}) {
-		out.add(s.Labels, s.Samples)
+		out.add(s.Labels, s.AllSamples())
 	}
 	return out
 }

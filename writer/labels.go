@@ -21,9 +21,8 @@ func (v *HeadView) LabelNames(sel series.Selector) []string {
 			}
 			continue
 		}
-		var shapes roaring.Bitmap
-		sets := p.eachSet(sel, func(_ *symbols.View, s symbols.Set) { shapes.Add(uint32(s.Shape())) })
-		for shape := range roaring.Values(&shapes) {
+		sets, shapes := p.distinct(sel, (*symbols.View).Shapes, func(_ *symbols.View, s symbols.Set) (int32, bool) { return s.Shape(), true })
+		for shape := range roaring.Values(shapes) {
 			for _, column := range sets.ColumnsOf(int32(shape)) {
 				seen[sets.Name(column)] = true
 			}
@@ -45,22 +44,17 @@ func (v *HeadView) LabelValues(name string, sel series.Selector) []string {
 			}
 			continue
 		}
-		var codes roaring.Bitmap
-		var where []int32
-		column, known := int32(0), false
-		sets := p.eachSet(sel, func(sets *symbols.View, s symbols.Set) {
-			if where == nil {
-				column, known = sets.Column(name)
-				where = make([]int32, sets.Shapes())
+		var column int32
+		var where []int32 // nil: nobody has the label
+		values := func(sets *symbols.View) (n int) {
+			var ok bool
+			if column, ok = sets.Column(name); ok {
+				n, where = sets.Values(column), make([]int32, sets.Shapes())
 			}
-			if !known {
-				return
-			}
-			if code, ok := codeOf(sets, s, column, where); ok {
-				codes.Add(uint32(code))
-			}
-		})
-		for code := range roaring.Values(&codes) {
+			return n
+		}
+		sets, codes := p.distinct(sel, values, func(sets *symbols.View, s symbols.Set) (int32, bool) { return codeOf(sets, s, column, where) })
+		for code := range roaring.Values(codes) {
 			seen[string(sets.Text(column, int32(code)))] = true
 		}
 	}
@@ -79,38 +73,70 @@ func (p headPart) whole(sel series.Selector) *symbols.View {
 	if p.h.count != p.count {
 		return nil
 	}
-	return p.h.sets.View()
+	return p.h.show().sets
 }
 
-// eachSet calls do for the label set of each series that the selector picks and
-// that has a sample in its range. It returns the view that the sets are of.
-func (p headPart) eachSet(sel series.Selector, do func(*symbols.View, symbols.Set)) *symbols.View {
+// distinct returns which kinds of label sets there are among the series that the
+// selector picks and that have a sample in its range. A series of a kind that is
+// found is not looked at again, and none once all kinds are.
+func (p headPart) distinct(sel series.Selector, kinds func(*symbols.View) int, kindOf func(*symbols.View, symbols.Set) (kind int32, ok bool)) (*symbols.View, *roaring.Bitmap) {
 	m := p.matching(sel.Matchers)
-	if !p.span.Overlaps(sel.Range) {
-		return m.sets
+	found := roaring.New()
+	all := kinds(m.sets)
+	if all == 0 || !p.span.Overlaps(sel.Range) {
+		return m.sets, found
 	}
-	all := sel.Range.Contains(p.span.Min) && sel.Range.Contains(p.span.Max)
-	var samples [lockSeries][]sample
-	m.each(p, func(found []idRef) bool {
-		for len(found) > 0 {
-			n := min(lockSeries, len(found))
-			if !all {
+	n := 0
+	whole := sel.Range.Contains(p.span.Min) && sel.Range.Contains(p.span.Max)
+	for refs := range m.candidates(p) {
+		for _, r := range refs {
+			if int(r.ref) > p.count {
+				continue
+			}
+			s := at(m.blocks, r.ref)
+			kind, ok := kindOf(m.sets, s.set)
+			if !ok || found.Contains(uint32(kind)) || !m.matches(s.set) {
+				continue
+			}
+			if !whole {
 				p.h.mu.RLock()
-				for i, f := range found[:n] {
-					samples[i] = at(m.blocks, f.ref).samples
-				}
+				samples := s.samples
 				p.h.mu.RUnlock()
-			}
-			for i, f := range found[:n] {
-				if all || anyIn(through(samples[i], p.last), sel.Range) {
-					do(m.sets, at(m.blocks, f.ref).set)
+				if !anyIn(through(samples, p.last), sel.Range) {
+					continue
 				}
 			}
-			found = found[n:]
+			found.Add(uint32(kind))
+			if n++; n == all {
+				return m.sets, found
+			}
 		}
-		return true
-	})
-	return m.sets
+	}
+	return m.sets, found
+}
+
+// within leaves those of the series that have a sample in a range.
+func (p headPart) within(m *matching, refs []idRef, r series.TimeRange) []idRef {
+	if r.Contains(p.span.Min) && r.Contains(p.span.Max) {
+		return refs
+	}
+	var samples [lockSeries][]sample
+	kept := refs[:0]
+	for len(refs) > 0 {
+		n := min(lockSeries, len(refs))
+		p.h.mu.RLock()
+		for i, f := range refs[:n] {
+			samples[i] = at(m.blocks, f.ref).samples
+		}
+		p.h.mu.RUnlock()
+		for i, f := range refs[:n] {
+			if anyIn(through(samples[i], p.last), r) {
+				kept = append(kept, f)
+			}
+		}
+		refs = refs[n:]
+	}
+	return kept
 }
 
 // anyIn reports whether one of the samples, in any order, lies in the range.

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"iter"
 	"math/bits"
 	"slices"
 
@@ -13,10 +14,8 @@ import (
 // matching finds the series of a head for one query. It looks at a matcher
 // once for each value that it meets, and then only at codes.
 type matching struct {
-	blocks  [][]memSeries
-	sets    *symbols.View
-	index   [][]idRef // head.metrics
-	metrics []int     // codes of the metrics that match, by name
+	*shown
+	metrics []int // codes of the metrics that match, by name
 	filters []filter
 	// wanted are the values that a series must have, by column; none says
 	// that one of them is unknown, so that nothing matches.
@@ -24,8 +23,33 @@ type matching struct {
 	none   bool
 }
 
+// shown is what queries need of a head's series; it stays true until another
+// series comes.
+type shown struct {
+	count  int // series
+	blocks [][]memSeries
+	sets   *symbols.View
+	index  [][]idRef // head.metrics
+}
+
+// show returns what queries need. mu is held for reading.
+func (h *head) show() *shown {
+	if last := h.shown.Load(); last != nil && last.count == h.count {
+		return last
+	}
+	s := &shown{count: h.count, blocks: slices.Clone(h.blocks), sets: h.sets.View(), index: slices.Clone(h.metrics)}
+	for i := range s.blocks {
+		s.blocks[i] = s.blocks[i][:cap(s.blocks[i])] // slots that are filled later are never looked at
+	}
+	h.shown.Store(s)
+	return s
+}
+
 // wanted is a value of a label that a matcher asks for.
-type wanted struct{ column, code int32 }
+type wanted struct {
+	matcher      *series.Matcher
+	column, code int32
+}
 
 // filter is one matcher of another label than the metric name.
 type filter struct {
@@ -33,7 +57,8 @@ type filter struct {
 	// where is the place of the label in the sets of each shape, one more so
 	// that zero is not looked at yet; absent where they lack it.
 	where []int32
-	// values says of each value whether it matches.
+	// only is the one value that matches, or absent: values says it of each.
+	only    int32
 	values  []verdict
 	column  int32 // -1: no series has the label
 	without bool  // a series without the label matches
@@ -51,10 +76,10 @@ const (
 )
 
 // matching prepares a query. It holds the lock for as long as it takes to copy
-// the slices' headers.
+// the slices' headers, if another series has come since the last query.
 func (p headPart) matching(matchers []*series.Matcher) *matching {
 	p.h.mu.RLock()
-	m := &matching{blocks: slices.Clone(p.h.blocks), sets: p.h.sets.View(), index: slices.Clone(p.h.metrics)}
+	m := &matching{shown: p.h.show()}
 	for _, matcher := range matchers {
 		if matcher.Type != labels.MatchEqual || matcher.Value == "" {
 			continue
@@ -62,15 +87,12 @@ func (p headPart) matching(matchers []*series.Matcher) *matching {
 		if code, ok := p.h.sets.Find(matcher.Name, matcher.Value); !ok {
 			m.none = true
 		} else if column, ok := m.sets.Column(matcher.Name); ok && matcher.Name != series.MetricName {
-			m.wanted = append(m.wanted, wanted{column, code})
+			m.wanted = append(m.wanted, wanted{matcher, column, code})
 		}
 	}
 	p.h.mu.RUnlock()
 	if m.none {
 		return m
-	}
-	for i := range m.blocks {
-		m.blocks[i] = m.blocks[i][:cap(m.blocks[i])] // slots that are filled later are never looked at
 	}
 	var byName []*series.Matcher
 	for _, matcher := range matchers {
@@ -78,9 +100,14 @@ func (p headPart) matching(matchers []*series.Matcher) *matching {
 			byName = append(byName, matcher)
 			continue
 		}
-		f := filter{matcher: matcher, column: -1, where: make([]int32, m.sets.Shapes()), without: matcher.Matches("")}
+		f := filter{matcher: matcher, column: -1, where: make([]int32, m.sets.Shapes()), only: absent, without: matcher.Matches("")}
 		if column, ok := m.sets.Column(matcher.Name); ok {
-			f.column, f.values = column, make([]verdict, m.sets.Values(column))
+			f.column = column
+			if i := slices.IndexFunc(m.wanted, func(w wanted) bool { return w.matcher == matcher }); i >= 0 {
+				f.only = m.wanted[i].code
+			} else {
+				f.values = make([]verdict, m.sets.Values(column))
+			}
 		}
 		m.filters = append(m.filters, f)
 	}
@@ -94,10 +121,11 @@ func (p headPart) matching(matchers []*series.Matcher) *matching {
 // by postings, which cost a look at all series of the head to make.
 const scanSeries = 4096
 
-// each calls do for the matching series of a part, in no order, metric after
-// metric in the order of their names; it stops when do returns false.
-func (m *matching) each(p headPart, do func(refs []idRef) bool) {
-	candidates := func(metric int) []idRef { return m.index[metric] }
+// candidates yields the series of each metric that matches, in the order of
+// names, or those of them that have a value that is asked for. Some may not match,
+// or have come later.
+func (m *matching) candidates(p headPart) iter.Seq[[]idRef] {
+	lists := func(metric int) []idRef { return m.index[metric] }
 	all := 0
 	for _, metric := range m.metrics {
 		all += len(m.index[metric])
@@ -111,12 +139,25 @@ func (m *matching) each(p headPart, do func(refs []idRef) bool) {
 				code, _ := codeOf(m.sets, at(m.blocks, r.ref).set, names, where) // each set has one
 				byMetric[code] = append(byMetric[code], r)
 			}
-			candidates = func(metric int) []idRef { return byMetric[int32(metric)] }
+			lists = func(metric int) []idRef { return byMetric[int32(metric)] }
 		}
 	}
-	for _, metric := range m.metrics {
+	return func(yield func([]idRef) bool) {
+		for _, metric := range m.metrics {
+			if list := lists(metric); len(list) > 0 && !yield(list) {
+				return
+			}
+		}
+	}
+}
+
+// each calls do for the matching series of a part, in no order, metric after
+// metric in the order of their names; it stops when do returns false. do may
+// keep and change what it is given.
+func (m *matching) each(p headPart, do func(refs []idRef) bool) {
+	for refs := range m.candidates(p) {
 		var found []idRef
-		for _, r := range candidates(metric) {
+		for _, r := range refs {
 			if int(r.ref) <= p.count && m.matches(at(m.blocks, r.ref).set) {
 				found = append(found, r)
 			}
@@ -143,6 +184,9 @@ func (f *filter) matches(v *symbols.View, s symbols.Set) bool {
 	code, ok := codeOf(v, s, f.column, f.where)
 	if !ok {
 		return f.without
+	}
+	if f.only != absent {
+		return code == f.only
 	}
 	verdict := &f.values[code]
 	if *verdict == unknown {

@@ -3,6 +3,7 @@ package writer
 import (
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"time"
 
@@ -78,21 +79,30 @@ func (v *HeadView) Range() (r series.TimeRange, ok bool) {
 // Select yields the series that match, with their samples inside the range,
 // in the order of series.Compare; series without such samples are left out.
 // Samples are strictly ascending by (Time, Nanos): of those with the same
-// instant, the one with the later WAL sequence. The caller owns the slices,
-// not the histograms in them.
-func (v *HeadView) Select(sel series.Selector) iter.Seq[series.Series] {
-	return func(yield func(series.Series) bool) {
+// instant, the one with the later WAL sequence. A series of plain floats has
+// them as Floats. Nothing of it is to be changed.
+func (v *HeadView) Select(sel series.Selector) iter.Seq[merge.Series] {
+	return v.merged(sel, headPart.selectSeries)
+}
+
+// Series yields the same series, with samples that mean nothing.
+func (v *HeadView) Series(sel series.Selector) iter.Seq[merge.Series] {
+	return v.merged(sel, headPart.labelSets)
+}
+
+func (v *HeadView) merged(sel series.Selector, of func(headPart, series.Selector) iter.Seq2[merge.Series, error]) iter.Seq[merge.Series] {
+	return func(yield func(merge.Series) bool) {
 		sources := make([]merge.Source, 0, len(v.parts))
 		for i, p := range v.parts {
 			if p.span.Overlaps(sel.Range) {
-				sources = append(sources, merge.Source{Rank: merge.Rank{Order: int64(i)}, Series: p.selectSeries(sel)})
+				sources = append(sources, merge.Source{Rank: merge.Rank{Order: int64(i)}, Series: of(p, sel)})
 			}
 		}
 		for s, err := range merge.Sources(sources...) {
 			if err != nil {
 				panic(err) // the head broke its own order
 			}
-			if !yield(series.Series{Labels: s.Labels, Samples: s.Samples}) {
+			if !yield(s) {
 				return
 			}
 		}
@@ -110,8 +120,9 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 		m := p.matching(sel.Matchers)
 		var b labels.ScratchBuilder
 		var samples [lockSeries][]sample
+		var room columns
 		m.each(p, func(found []idRef) bool {
-			sortRefs(found, m.blocks, m.sets)
+			found = sortedRefs(found, m.blocks, m.sets)
 			for len(found) > 0 {
 				n := min(lockSeries, len(found))
 				p.h.mu.RLock()
@@ -125,9 +136,11 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 					if len(in) == 0 {
 						continue
 					}
-					out := merge.Series{
-						Labels: m.sets.Labels(at(m.blocks, f.ref).set, &b), ID: f.id,
-						Samples: extras.expand(make([]series.Sample, 0, len(in)), in),
+					out := merge.Series{Labels: m.sets.Labels(at(m.blocks, f.ref).set, &b), ID: f.id}
+					if plain(in) {
+						out.Floats = room.floats(in, len(found)-i)
+					} else {
+						out.Samples = extras.expand(make([]series.Sample, 0, len(in)), in)
 					}
 					if !yield(out, nil) {
 						return false
@@ -138,6 +151,62 @@ func (p headPart) selectSeries(sel series.Selector) iter.Seq2[merge.Series, erro
 			return true
 		})
 	}
+}
+
+// labelSets yields matching series in order, with samples that mean nothing.
+func (p headPart) labelSets(sel series.Selector) iter.Seq2[merge.Series, error] {
+	return func(yield func(merge.Series, error) bool) {
+		m := p.matching(sel.Matchers)
+		var b labels.ScratchBuilder
+		m.each(p, func(found []idRef) bool {
+			for _, f := range sortedRefs(p.within(m, found, sel.Range), m.blocks, m.sets) {
+				if !yield(merge.Series{Labels: m.sets.Labels(at(m.blocks, f.ref).set, &b), ID: f.id, Samples: merge.Present}, nil) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+// plain reports whether all samples are a time and a float, and nothing else.
+func plain(in []sample) bool {
+	for i := range in {
+		if in[i].nanos != 0 || in[i].flags != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// columns are where floats go: neighbours share an allocation.
+type columns struct {
+	times  []series.Timestamp // length 0
+	values []float64
+}
+
+// columnsAtOnce is how many samples of short series share an allocation: a
+// series that is kept holds its neighbours, so it must not be many.
+const columnsAtOnce = 4096
+
+// floats returns plain samples, which are sorted, as columns: of those of one
+// instant the last. They are of the first of so many series that may have as
+// many samples each.
+func (c *columns) floats(in []sample, like int) merge.Floats {
+	if cap(c.times) < len(in) {
+		n := max(len(in), min(columnsAtOnce, like*len(in)))
+		c.times, c.values = make([]series.Timestamp, 0, n), make([]float64, 0, n)
+	}
+	times, values := c.times, c.values
+	for i := range in {
+		if n := len(times); n > 0 && times[n-1] == in[i].time {
+			times, values = times[:n-1], values[:n-1]
+		}
+		times, values = append(times, in[i].time), append(values, math.Float64frombits(in[i].value))
+	}
+	n := len(times)
+	c.times, c.values = times[n:n], values[n:n]
+	return merge.Floats{Times: times[:n:n], Values: values[:n:n]}
 }
 
 // inRange returns the samples inside the range, sorted.

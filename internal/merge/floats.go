@@ -71,8 +71,8 @@ func chained(same []*cursor) (out Floats, ok bool) {
 	return out, true
 }
 
-// samples returns what the series has, in the general form.
-func (s *Series) samples() []series.Sample {
+// AllSamples returns what the series has, in the general form.
+func (s *Series) AllSamples() []series.Sample {
 	if len(s.Floats.Times) == 0 {
 		return s.Samples
 	}

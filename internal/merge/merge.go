@@ -43,6 +43,10 @@ type Series struct {
 	Floats Floats
 }
 
+// Present are the samples of a series of which only the labels are wanted: a
+// merge drops series without samples.
+var Present = []series.Sample{{}}
+
 // Compare orders two series as [series.Compare] does.
 func (s *Series) Compare(o *Series) int { return series.Compare(s.Labels, o.Labels, s.ID, o.ID) }
 
@@ -228,7 +232,7 @@ func (m *merger) take() (Series, error) {
 		n := 0
 		m.runs = m.runs[:0]
 		for _, c := range m.same {
-			samples := c.current.samples()
+			samples := c.current.AllSamples()
 			m.runs = append(m.runs, Run{Rank: c.rank, Samples: samples})
 			n += len(samples)
 		}

@@ -159,7 +159,7 @@ func TestSourcesEqualsModel(t *testing.T) {
 			if len(s.Samples) > 0 && len(s.Floats.Times) > 0 {
 				rt.Fatalf("%s has samples of both forms", s.Labels)
 			}
-			s.Samples = s.samples()
+			s.Samples = s.AllSamples()
 			if !strictlyAscending(s.Samples) {
 				rt.Fatalf("samples of %s not ascending: %v", s.Labels, s.Samples)
 			}
@@ -290,7 +290,7 @@ func TestSourcesFloats(t *testing.T) {
 			if got := len(out[0].Floats.Times) > 0; got != tc.floats {
 				t.Errorf("floats %v, want %v", got, tc.floats)
 			}
-			if diff := cmp.Diff(tc.want, out[0].samples()); diff != "" {
+			if diff := cmp.Diff(tc.want, out[0].AllSamples()); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"cardinalsin/internal/merge"
 	"cardinalsin/series"
 )
 
@@ -37,20 +38,41 @@ func (h Head) LabelValues(name string, sel series.Selector) []string {
 	return slices.Collect(maps.Keys(values))
 }
 
-// Select implements reader.HeadView.
-func (h Head) Select(sel series.Selector) iter.Seq[series.Series] {
-	return func(yield func(series.Series) bool) {
-		for _, s := range h {
+// Select implements reader.HeadView. Every second series that can comes as
+// Floats.
+func (h Head) Select(sel series.Selector) iter.Seq[merge.Series] {
+	return func(yield func(merge.Series) bool) {
+		for i, s := range h {
 			if !sel.Matches(s.Labels) {
 				continue
 			}
-			out := series.Series{Labels: s.Labels}
+			out := merge.Series{Labels: s.Labels, ID: series.IDOf(s.Labels)}
+			plain := i%2 == 0
 			for _, p := range s.Samples {
 				if sel.Range.Contains(p.Time) {
 					out.Samples = append(out.Samples, p)
+					plain = plain && p.Nanos == 0 && p.Start == 0 && p.Histogram == nil
 				}
 			}
-			if len(out.Samples) > 0 && !yield(out) {
+			if plain {
+				for _, p := range out.Samples {
+					out.Floats.Times = append(out.Floats.Times, p.Time)
+					out.Floats.Values = append(out.Floats.Values, p.Value)
+				}
+				out.Samples = nil
+			}
+			if len(out.Samples)+len(out.Floats.Times) > 0 && !yield(out) {
+				return
+			}
+		}
+	}
+}
+
+// Series implements reader.HeadView.
+func (h Head) Series(sel series.Selector) iter.Seq[merge.Series] {
+	return func(yield func(merge.Series) bool) {
+		for s := range h.Select(sel) {
+			if !yield(merge.Series{Labels: s.Labels, ID: s.ID, Samples: merge.Present}) {
 				return
 			}
 		}
