@@ -145,41 +145,60 @@ func TestFloatsOfOtherSamples(t *testing.T) {
 }
 
 // TestPagesSaveReads: pages that are kept are not read again, by any opening of
-// the file, and those that are not are.
+// the file, and those that are not are; another file has pages of its own.
 func TestPagesSaveReads(t *testing.T) {
 	ctx := context.Background()
-	in := tsbs(40, 100)
-	data := encode(t, Options{RowGroupRows: 4000, PageRows: 500}, in).Data
-	pages := NewPages(1 << 20)
-	open := func() (*File, *countingSource) {
-		src := &countingSource{Source: BytesSource("test", data)}
-		f, err := Open(ctx, src, int64(len(data)))
+	opts := Options{RowGroupRows: 4000, PageRows: 500}
+	in, other := tsbs(40, 100), tsbs(40, 100)
+	for i := range other {
+		for k := range other[i].Samples {
+			other[i].Samples[k].Time++
+			other[i].Samples[k].Value++
+		}
+	}
+	files := map[string][]byte{"a": encode(t, opts, in).Data, "b": encode(t, opts, other).Data}
+	pages := NewPages(2 << 20)
+	open := func(name string) (*File, *countingSource) {
+		src := &countingSource{Source: BytesSource(name, files[name])}
+		f, err := Open(ctx, src, int64(len(files[name])))
 		if err != nil {
 			t.Fatal(err)
 		}
 		src.reads, src.bytes = 0, 0
 		return f.AsFloats(pages), src
 	}
-	f, src := open()
+	f, src := open("a")
 	runs := runsOf(t, f, everything)
 	src.reads = 0
-	one := func(i int) {
+	want := func(rows []Series, r series.TimeRange, runs []Run) {
 		t.Helper()
-		got, err := collect(f.SelectRuns(ctx, series.AllTime, runs[i:i+1]))
+		got, err := collect(f.SelectRuns(ctx, r, runs))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := diff(in[i:i+1], asSamples(t, got)); d != "" {
+		for i := range got {
+			// What is kept is not what they who append to a series write to.
+			_, _ = append(got[i].Floats.Times, 1), append(got[i].Floats.Values, -1)
+		}
+		if d := diff(filter(rows, series.Selector{Range: r}), asSamples(t, got)); d != "" {
 			t.Fatal(d)
 		}
+	}
+	one := func(i int) {
+		t.Helper()
+		want(in[i:i+1], series.AllTime, runs[i:i+1])
 	}
 	one(7)
 	if src.reads == 0 {
 		t.Fatal("the first time reads nothing")
 	}
-	f, src = open()
+	f, src = open("a")
 	one(7)
 	one(8) // in the same pages
+	begin := in[7].Samples[0].Time
+	want(in[7:9], series.TimeRange{Min: begin, Max: begin + 100_000_000}, runs[7:9])
+	one(7)
+	one(8)
 	if src.reads != 0 {
 		t.Errorf("%d reads of what is kept", src.reads)
 	}
@@ -187,85 +206,190 @@ func TestPagesSaveReads(t *testing.T) {
 	if src.reads == 0 {
 		t.Error("no read of what is not kept")
 	}
-	if got, err := collect(f.SelectRuns(ctx, series.AllTime, runs)); err != nil || diff(in, asSamples(t, got)) != "" {
-		t.Fatalf("all of them: %v", err)
-	}
-	f, src = open()
-	if got, err := collect(f.SelectRuns(ctx, series.AllTime, runs)); err != nil || diff(in, asSamples(t, got)) != "" {
-		t.Fatalf("all of them again: %v", err)
-	}
+	want(in, series.AllTime, runs)
+	f, src = open("a")
+	want(in, series.AllTime, runs)
 	if src.reads != 0 {
 		t.Errorf("%d reads of what is kept", src.reads)
 	}
+	rows := int64(0)
+	for _, s := range in {
+		rows += int64(len(s.Samples))
+	}
+	if b, few := pages.Bytes(), 2*wordBytes*rows; b < few || b > few+few/10 {
+		t.Errorf("%d bytes are counted for %d samples", b, rows)
+	}
+	f, src = open("b")
+	if want(other, series.AllTime, runs); src.reads == 0 {
+		t.Error("the other file was not read")
+	}
+	f, _ = open("a")
+	want(in, series.AllTime, runs)
 }
 
-// TestPagesAtOnce: many read through the same small place.
+// TestPagesKeep: what was found stays as it is when more is kept, what is kept
+// twice counts once, and the bound is the one that was asked for.
+func TestPagesKeep(t *testing.T) {
+	pages, key, firsts := NewPages(1500), groupKey{"f", 1}, []int{0, 2, 4}
+	a, b := []float64{1, 2}, []float64{3, 4}
+	keep(pages, key, valuesOf, firsts, [][]float64{a, nil})
+	early, bytes := find(pages, key, valuesOf), pages.Bytes()
+	keep(pages, key, valuesOf, firsts, [][]float64{{1, 2}, b})
+	if early.pages[1] != nil {
+		t.Error("what was found has changed")
+	}
+	if got := pages.Bytes() - bytes; got != 2*wordBytes {
+		t.Errorf("%d bytes more for a page of two values", got)
+	}
+	late := find(pages, key, valuesOf)
+	if &late.pages[0][0] != &a[0] || &late.pages[1][0] != &b[0] || len(find(pages, key, timesOf).pages) != 0 {
+		t.Errorf("found %v", late)
+	}
+	for g := range 5 {
+		keep(pages, groupKey{"f", g}, valuesOf, firsts, [][]float64{a, b})
+		if b := pages.Bytes(); b > 1500 || b == 0 || pages.Limit() != 1500 {
+			t.Errorf("%d bytes of %d are kept", b, pages.Limit())
+		}
+	}
+}
+
+// TestPagesAtOnce: many read through the same place, whether all of a file goes
+// in, or not, and come upon pages in any order (run with -race).
 func TestPagesAtOnce(t *testing.T) {
 	ctx := context.Background()
 	in := tsbs(20, 60)
-	data := encode(t, Options{RowGroupRows: 1000, PageRows: 200}, in).Data
-	pages := NewPages(40 << 10)
-	var all sync.WaitGroup
-	errs := make(chan error, 8)
-	for i := range cap(errs) {
-		all.Go(func() {
-			f := reopen(t, data).AsFloats(pages)
-			f.whole = nil
-			for range 5 {
-				got, err := collect(f.Select(ctx, everything, nil))
-				if err == nil && diff(in, asSamples(t, got)) != "" {
-					err = fmt.Errorf("reader %d got something else", i)
-				}
-				if err != nil {
-					errs <- err
-					return
-				}
+	data := encode(t, Options{RowGroupRows: 900, PageRows: 200}, in).Data // no series lies in two row groups
+	for _, limit := range []int64{40 << 10, 1 << 20} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			whole := reopen(t, data)
+			whole.whole = nil
+			runs := runsOf(t, whole, everything)
+			pages := NewPages(limit)
+			var all sync.WaitGroup
+			errs := make(chan error, 8)
+			for i := range cap(errs) {
+				all.Go(func() {
+					r := rand.New(rand.NewSource(int64(i)))
+					f := whole.AsFloats(pages)
+					for range 100 {
+						k := r.Intn(len(in))
+						got, err := collect(f.SelectRuns(ctx, series.AllTime, runs[k:k+1]))
+						if err == nil && diff(in[k:k+1], asSamples(t, got)) != "" {
+							err = fmt.Errorf("reader %d got something else of series %d", i, k)
+						}
+						if err != nil {
+							errs <- err
+							return
+						}
+					}
+					got, err := collect(f.Select(ctx, everything, nil))
+					if err == nil && diff(in, asSamples(t, got)) != "" {
+						err = fmt.Errorf("reader %d got something else", i)
+					}
+					if err != nil {
+						errs <- err
+					}
+				})
+			}
+			all.Wait()
+			close(errs)
+			for err := range errs {
+				t.Error(err)
+			}
+			// Whoever was second to decode a page adds nothing to what is counted.
+			most := min(limit, 2*wordBytes*int64(len(in)*len(in[0].Samples))*11/10)
+			if b := pages.Bytes(); b > most || b < 30<<10 {
+				t.Errorf("%d bytes are kept, at most %d are right", b, most)
 			}
 		})
 	}
-	all.Wait()
-	close(errs)
-	for err := range errs {
-		t.Error(err)
+}
+
+// TestFloatsOfDamage: the decoders of floats, too, stand on their own feet. They
+// refuse what the decoders of samples refuse, also when some pages of the file
+// are kept by then, and else give the same.
+func TestFloatsOfDamage(t *testing.T) {
+	few := plain(fixtureRows())
+	for i := range few {
+		for k := range few[i].Samples {
+			few[i].Samples[k].Value = float64((i + k) % 3)
+		}
 	}
-	if b := pages.Bytes(); b > pages.Limit() || b == 0 {
-		t.Errorf("%d bytes are kept, limit %d", b, pages.Limit())
+	for name, in := range map[string][]Series{"values": plain(fixtureRows()), "few values": few} {
+		for _, split := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, split %v", name, split), func(t *testing.T) {
+				data := encode(t, Options{RowGroupRows: 12, PageRows: 5, SplitValues: split}, in).Data
+				tried, refused := 0, 0
+				try := func(bad []byte) {
+					tried++
+					if !sameOfDamage(t, bad) {
+						refused++
+					}
+				}
+				r := rand.New(rand.NewSource(2))
+				rounds, step := 300, 3
+				if raceEnabled {
+					rounds, step = 50, 37
+				}
+				for range rounds {
+					bad := bytes.Clone(data)
+					for range 1 + r.Intn(3) {
+						bad[r.Intn(len(bad))] ^= 1 << r.Intn(8)
+					}
+					try(reseal(bad))
+				}
+				// All bits of the columns that only these decoders read.
+				f := reopen(t, data)
+				for g := range f.groups {
+					for _, s := range f.spans(&f.groups[g], f.dataColumns()) {
+						for bit := s.offset * 8; bit < s.end()*8; bit += int64(step) {
+							bad := bytes.Clone(data)
+							bad[bit/8] ^= 1 << (bit % 8)
+							try(reseal(bad))
+						}
+					}
+				}
+				if refused < tried/10 {
+					t.Errorf("only %d of %d damaged files were refused", refused, tried)
+				}
+			})
+		}
 	}
 }
 
-// TestFloatsOfDamage: the decoders of floats, too, stand on their own feet.
-func TestFloatsOfDamage(t *testing.T) {
-	in := plain(fixtureRows())
-	data := encode(t, Options{RowGroupRows: 12, PageRows: 5}, in).Data
-	r := rand.New(rand.NewSource(2))
-	rounds := 3000
-	if raceEnabled {
-		rounds = 200
+// sameOfDamage reads a damaged file as floats and as samples, and reports whether
+// it can be read.
+func sameOfDamage(t *testing.T, bad []byte) bool {
+	t.Helper()
+	ctx := context.Background()
+	f, err := Open(ctx, BytesSource("test", bad), int64(len(bad)))
+	if err != nil {
+		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnsupported) {
+			t.Fatalf("untyped error: %v", err)
+		}
+		return false
 	}
-	failed := 0
-	for range rounds {
-		bad := bytes.Clone(data)
-		for range 1 + r.Intn(3) {
-			bad[r.Intn(len(bad))] ^= 1 << r.Intn(8)
-		}
-		bad = reseal(bad)
-		f, err := Open(context.Background(), BytesSource("test", bad), int64(len(bad)))
-		if err == nil {
-			pages := NewPages(1 << 20)
-			for range 2 {
-				if _, err = collect(f.AsFloats(pages).Select(context.Background(), everything, nil)); err != nil {
-					break
-				}
-			}
-		}
+	want, wrong := collect(f.Select(ctx, everything, nil))
+	pages := NewPages(1 << 20)
+	for range 2 {
+		got, err := collect(f.AsFloats(pages).Select(ctx, everything, nil))
 		if err != nil {
-			failed++
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnsupported) {
 				t.Fatalf("untyped error: %v", err)
 			}
+			return false
+		}
+		if wrong != nil {
+			t.Fatalf("floats are read where samples are not: %v", wrong)
+		}
+		for i := range got {
+			if len(got[i].Floats.Times) > 0 {
+				got[i].Samples, got[i].Floats.Times, got[i].Floats.Values = got[i].Floats.AppendTo(nil), nil, nil
+			}
+		}
+		if d := diff(want, got); d != "" {
+			t.Fatalf("-samples +floats:\n%s", d)
 		}
 	}
-	if failed < rounds/10 {
-		t.Errorf("only %d of %d damaged files were refused", failed, rounds)
-	}
+	return true
 }
