@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -212,6 +213,17 @@ func TestPagesSaveReads(t *testing.T) {
 	if src.reads != 0 {
 		t.Errorf("%d reads of what is kept", src.reads)
 	}
+	var first [2]*series.Timestamp
+	for i := range first {
+		got, err := collect(f.SelectRuns(ctx, series.AllTime, runs[5:6])) // a page begins with it
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[i] = &got[0].Floats.Times[0]
+	}
+	if first[0] != first[1] {
+		t.Error("a part of a page is a copy")
+	}
 	rows := int64(0)
 	for _, s := range in {
 		rows += int64(len(s.Samples))
@@ -354,6 +366,97 @@ func TestFloatsOfDamage(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFloatsRefuse: pages whose sums are right, and whose contents are not, as a
+// faulty writer would leave them: flipped bits do not get past the sums.
+func TestFloatsRefuse(t *testing.T) {
+	ctx := context.Background()
+	in := plain(fixtureRows())
+	data := encode(t, Options{RowGroupRows: 12, PageRows: 5}, in).Data
+	pages := func(f *File, column string, change func(*pager)) *pager {
+		read, err := f.fetch(ctx, f.spans(&f.groups[0], f.dataColumns()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := (&decoder{file: f}).columnPages(&f.groups[0], column, read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(p)
+		return p
+	}
+	times := func(f *File, group int, change func(page []series.Timestamp)) {
+		if _, err := collect(f.Select(ctx, everything, []int{group})); err != nil {
+			t.Fatal(err)
+		}
+		change(find(f.pages, groupKey{f.Name(), group}, timesOf).pages[0])
+	}
+	longer := func(p *pager) { p.pages.data[0].values++ }
+	for name, read := range map[string]func(f *File, runs []Run) error{
+		"a time above the bounds": func(f *File, runs []Run) error {
+			f.groups[0].Time.Max--
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"a time below the bounds": func(f *File, runs []Run) error {
+			f.groups[0].Time.Min++
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"too few rows": func(f *File, runs []Run) error {
+			f.groups[0].Rows++
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"too many rows": func(f *File, runs []Run) error {
+			f.groups[0].Rows--
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs[:1]))
+			return err
+		},
+		"a time twice": func(f *File, runs []Run) error {
+			times(f, 0, func(page []series.Timestamp) { page[1] = page[0] })
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"times that descend": func(f *File, runs []Run) error {
+			times(f, 0, func(page []series.Timestamp) { page[1], page[2] = page[2], page[1] })
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"times that descend from one row group to the next": func(f *File, runs []Run) error {
+			times(f, 1, func(page []series.Timestamp) { page[0] = 0 })
+			_, err := collect(f.SelectRuns(ctx, series.AllTime, runs))
+			return err
+		},
+		"a page of times that ends early": func(f *File, _ []Run) error {
+			p := pages(f, ColumnTimestamp, longer)
+			_, err := p.timestamps(&p.pages.data[0], series.AllTime)
+			return err
+		},
+		"a page of values that ends early": func(f *File, _ []Run) error {
+			p := pages(f, ColumnValue, longer)
+			_, err := p.floats(&p.pages.data[0])
+			return err
+		},
+		"a code of a run that the dictionary lacks": func(*File, []Run) error {
+			return decodeWords(make([]uint64, 2), []byte{8, 2 << 1, 1}, []uint64{7})
+		},
+		"a packed code that the dictionary lacks": func(*File, []Run) error {
+			return decodeWords(make([]uint64, 8), []byte{8, 1<<1 | 1, 0, 0, 0, 0, 0, 0, 0, 1}, []uint64{7})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := reopen(t, data)
+			f.groups = slices.Clone(f.groups)
+			f.whole = nil
+			runs := runsOf(t, f, everything)
+			f = f.AsFloats(NewPages(1 << 20))
+			if err := read(f, runs); !errors.Is(err, ErrCorrupt) || strings.Contains(err.Error(), "decoder:") {
+				t.Errorf("got %v, want ErrCorrupt", err)
+			}
+		})
 	}
 }
 
