@@ -39,8 +39,8 @@ type TableScan struct {
 	Excerpts     int   `json:"excerpts"`
 	ExcerptBytes int64 `json:"excerpt_bytes"`
 	// RowGroups counts those of the files, and RowGroupsSkipped those of them
-	// that lie outside the times that the statement asks for. Explain alone
-	// counts.
+	// that lie outside the times that the statement asks for, and of an excerpt's
+	// file those that cannot hold a selected row. Explain alone counts.
 	RowGroups        int `json:"row_groups"`
 	RowGroupsSkipped int `json:"row_groups_skipped"`
 	// Compared counts the files that had to be compared for duplicates, and

@@ -102,8 +102,13 @@ func explain(c *ucli.Context, engine *sqlengine.Engine, query string, limits sql
 		if t.Head {
 			head = "with the head"
 		}
-		if err := cli.Printf(c.App.Writer, "%s at version %d, %s: %d files read, %s, %d of %d row groups skipped by time\n", t.Table, int64(t.Version), head, t.Files, cli.Bytes(t.Bytes), t.RowGroupsSkipped, t.RowGroups); err != nil {
+		if err := cli.Printf(c.App.Writer, "%s at version %d, %s: %d files read, %s, %d of %d row groups skipped\n", t.Table, int64(t.Version), head, t.Files, cli.Bytes(t.Bytes), t.RowGroupsSkipped, t.RowGroups); err != nil {
 			return err
+		}
+		if t.Excerpts > 0 {
+			if err := cli.Printf(c.App.Writer, "  of %d of the files only the columns and row groups asked for, %s\n", t.Excerpts, cli.Bytes(t.ExcerptBytes)); err != nil {
+				return err
+			}
 		}
 		for _, reason := range planner.Reasons {
 			if n := t.Skipped[reason]; n > 0 {
