@@ -38,9 +38,9 @@ var layers = [][]string{
 	{
 		"storage/local", "storage/mem", "storage/s3",
 		"storage/retry", "storage/meter", "storage/fault", "storage/cache", "storage/storetest",
-		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy", "reader/readertest",
+		"lease", "shard", "action", "wal", "internal/merge", "internal/faultproxy",
 	},
-	{"storage/storeurl", "chunk", "checkpoint", "deletion"},
+	{"storage/storeurl", "chunk", "checkpoint", "deletion", "reader/readertest"},
 	{"txlog"},
 	{"planner", "index"},
 	{"writer", "reader", "compactor", "vacuum", "check"},
