@@ -1,6 +1,6 @@
-// Package cache keeps immutable objects of a remote store near: whole ones as
-// local files, and ranges of them in memory and in sparse local files, for
-// DuckDB, which opens files only.
+// Package cache keeps immutable objects of a remote store near: as local files,
+// whole or what was made of them, for DuckDB, which opens files only, and ranges
+// of them in memory and on disk.
 //
 // It stands on storage only. One directory belongs to one store and, while it
 // is open, to one process:

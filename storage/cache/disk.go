@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,12 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-
-	"cardinalsin/storage"
 )
 
 const (
@@ -54,9 +50,9 @@ func parseMap(b []byte, size int64) (pieces []*piece) {
 	return pieces
 }
 
-// store writes pieces, whose bytes data gives, to the object's file.
-// Errors: ErrNoRoom, storage.ErrFull, and those of the disk.
-func (r *ranges) store(o *object, pieces []*piece, data func(*piece) []byte) error {
+// store writes pieces, whose bytes data gives, to the object's file. Where it
+// cannot, they are fetched again when they are no longer in memory.
+func (r *ranges) store(o *object, pieces []*piece, data func(*piece) []byte) {
 	var need int64
 	for _, p := range pieces {
 		need += p.Length + recordBytes
@@ -68,21 +64,17 @@ func (r *ranges) store(o *object, pieces []*piece, data func(*piece) []byte) err
 	room := r.disk.grow(&o.item, need)
 	life, there := o.life, o.file
 	r.mu.Unlock()
-	err := fmt.Errorf("%w: %d bytes more", ErrNoRoom, need)
-	if room {
-		err = typed(r.write(o, there, pieces, data))
-	}
+	written := room && r.write(o, there, pieces, data) == nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o.users--
 	for _, p := range pieces {
 		p.storing = false
-		p.disk = p.disk || err == nil && life == o.life
-		p.sound = p.disk
+		p.disk = p.disk || written && life == o.life
 	}
-	if err == nil && life == o.life {
+	if written && life == o.life {
 		o.file = true
-		return nil
+		return
 	}
 	if room && life == o.life {
 		r.disk.add(&o.item, -need)
@@ -90,11 +82,9 @@ func (r *ranges) store(o *object, pieces []*piece, data func(*piece) []byte) err
 			r.disk.remove(&o.item)
 		}
 	}
-	if err == nil {
-		return nil // lost again at once; who needs it finds out
+	if !written {
+		r.stats.Unwritten++
 	}
-	r.stats.Unwritten++
-	return err
 }
 
 // write puts bytes first and their records last, so that no record speaks of
@@ -158,7 +148,6 @@ func (r *ranges) loaded(o *object, p *piece, data []byte, ok bool, err error) (k
 	defer r.mu.Unlock()
 	switch {
 	case ok:
-		p.sound = p.disk
 		r.remember(o, p, data)
 	case p.disk:
 		r.stats.Damaged++
@@ -166,7 +155,7 @@ func (r *ranges) loaded(o *object, p *piece, data []byte, ok bool, err error) (k
 			r.lose(o)
 			return o.key, true
 		}
-		p.disk, p.sound = false, false
+		p.disk = false
 		r.disk.add(&o.item, -p.Length-recordBytes)
 		return o.key, true
 	}
@@ -182,7 +171,7 @@ func (r *ranges) forget(o *object) {
 	o.file = false
 	o.life++
 	for _, p := range o.pieces {
-		p.disk, p.sound = false, false
+		p.disk = false
 	}
 }
 
@@ -190,133 +179,6 @@ func (r *ranges) forget(o *object) {
 func (r *ranges) lose(o *object) {
 	r.forget(o)
 	r.disk.remove(&o.item)
-}
-
-// Sparse returns a local file of an object's size which holds the given
-// ranges at their places, checked; the rest of it may be holes, which read as
-// zeros. What is missing is fetched as by ReadRange. The file stays, and never
-// changes but where there were holes, until release is called, which the
-// caller must do once, and may do again. A store that keeps its objects as
-// files gives their own paths, whole.
-//
-// Errors: ErrNoRoom, storage.ErrFull, and those of ReadRange.
-func (c *Cache) Sparse(ctx context.Context, s storage.Store, key string, size int64, spans []Span) (path string, release func(), err error) {
-	if path, ok := storage.LocalPath(s, key); ok {
-		if err := checkFile(path, size); err != nil {
-			return "", nil, fmt.Errorf("sparse file of %q: %w", key, err)
-		}
-		return path, func() {}, nil
-	}
-	if path, release, err = c.ranges.sparse(ctx, s, key, size, spans); err != nil {
-		return "", nil, fmt.Errorf("sparse file of %q: %w", key, err)
-	}
-	return path, release, nil
-}
-
-func (r *ranges) sparse(ctx context.Context, s storage.Store, key string, size int64, spans []Span) (string, func(), error) {
-	spans, err := tidy(spans, size)
-	switch {
-	case err != nil:
-		return "", nil, err
-	case r.disk.max <= 0:
-		return "", nil, fmt.Errorf("%w: there is no disk tier", ErrNoRoom)
-	case len(spans) == 0:
-		return "", nil, fmt.Errorf("%w: no ranges", storage.ErrInvalidRange)
-	}
-	r.mu.Lock()
-	o := r.object(key, size)
-	o.users++
-	r.mu.Unlock()
-	release := sync.OnceFunc(func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		o.users--
-		r.prune(o)
-	})
-	for range attempts {
-		var ok bool
-		if ok, err = r.complete(ctx, o, s, key, spans); ok {
-			touch(r.path(o))
-			return r.path(o), release, nil
-		}
-		if err != nil {
-			break
-		}
-	}
-	release()
-	if err == nil {
-		err = fmt.Errorf("%w: the disk does not keep what is written", storage.ErrUnavailable)
-	}
-	return "", nil, err
-}
-
-// complete brings spans into an object's file; false without an error: damage
-// was found, try again.
-func (r *ranges) complete(ctx context.Context, o *object, s storage.Store, key string, spans []Span) (bool, error) {
-	_, flights, err := r.plan(ctx, s, key, o.id.size, spans)
-	if err != nil {
-		return false, err
-	}
-	if err := r.wait(ctx, flights); err != nil {
-		return false, err
-	}
-	for _, f := range flights {
-		select {
-		case <-f.stored:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-		if f.unkept != nil {
-			return false, f.unkept
-		}
-	}
-	whole := true
-	var write, check []*piece
-	r.mu.Lock()
-	var lost error
-	if o.file {
-		if lost = checkFile(r.path(o), o.id.size); lost != nil {
-			r.stats.Damaged++
-			r.lose(o)
-		}
-	}
-	bytes := map[*piece][]byte{}
-	for _, want := range spans {
-		for at := want.Offset; at < want.end(); {
-			p := o.find(at)
-			if p == nil {
-				whole = false
-				break
-			}
-			at = p.end()
-			switch {
-			case !p.disk && p.storing:
-				whole = false
-			case !p.disk:
-				p.storing = true
-				bytes[p] = p.data
-				write = append(write, p)
-			case !p.sound:
-				check = append(check, p)
-			}
-		}
-	}
-	r.mu.Unlock()
-	if lost != nil {
-		r.events.damaged(r.path(o), key, Span{0, o.id.size}, lost)
-	}
-	if len(write) > 0 {
-		if err := r.store(o, write, func(p *piece) []byte { return bytes[p] }); err != nil {
-			return false, err
-		}
-		whole = false // look again, whether it stayed
-	}
-	for _, p := range check {
-		if _, ok := r.load(o, p); !ok {
-			whole = false
-		}
-	}
-	return whole, nil
 }
 
 // open indexes the files that an earlier process left. Sums are looked at when

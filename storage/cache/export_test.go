@@ -25,3 +25,7 @@ func (c *Cache) SparseFiles() []string {
 	}
 	return out
 }
+
+// Settle waits until what was fetched is on disk, or will not be. Nobody may be
+// asking meanwhile.
+func (c *Cache) Settle() { c.ranges.flights.Wait() }

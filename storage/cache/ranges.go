@@ -82,7 +82,6 @@ type piece struct {
 	sum     uint64
 	disk    bool
 	storing bool   // on its way to disk
-	sound   bool   // the file's bytes had this sum
 	data    []byte // nil: not in memory
 	item    item   // of the memory tier
 }
@@ -94,10 +93,8 @@ type flight struct {
 	waiters int // guarded by ranges.mu
 	cancel  context.CancelFunc
 	done    chan struct{} // data and err are set
-	stored  chan struct{} // the file has them, or cannot
 	data    []byte
 	err     error
-	unkept  error // why the file has not got them; readable once stored is closed
 }
 
 func writeAt(f *os.File, b []byte, at int64) error {
@@ -155,7 +152,7 @@ type part struct {
 
 func (r *ranges) read(ctx context.Context, s storage.Store, key string, size int64, want Span) ([]byte, error) {
 	for range attempts {
-		parts, flights, err := r.plan(ctx, s, key, size, []Span{want})
+		parts, flights, err := r.plan(ctx, s, key, size, want)
 		if err != nil {
 			return nil, err
 		}
@@ -202,9 +199,9 @@ func (r *ranges) join(parts []part, want Span) ([]byte, bool) {
 	return out, whole
 }
 
-// plan finds the parts of spans, which are sorted and apart, and starts the
-// requests that are needed. The caller waits for the flights.
-func (r *ranges) plan(ctx context.Context, s storage.Store, key string, size int64, spans []Span) ([]part, []*flight, error) {
+// plan finds the parts of a span and starts the requests that are needed. The
+// caller waits for the flights.
+func (r *ranges) plan(ctx context.Context, s storage.Store, key string, size int64, want Span) ([]part, []*flight, error) {
 	if err := storage.ValidateKey(key); err != nil {
 		return nil, nil, err
 	}
@@ -217,42 +214,40 @@ func (r *ranges) plan(ctx context.Context, s storage.Store, key string, size int
 		return nil, nil, fmt.Errorf("cache: %w", fs.ErrClosed)
 	}
 	o := r.object(key, size)
-	for _, gap := range o.gaps(spans) {
+	for _, gap := range o.gaps(want) {
 		r.start(ctx, o, s, key, gap)
 	}
 	var parts []part
 	var flights []*flight
-	for _, want := range spans {
-		for at := want.Offset; at < want.end(); {
-			p := part{o: o}
-			var have Span
-			if p.piece = o.find(at); p.piece != nil {
-				have, p.data = p.piece.Span, p.piece.data
-				if p.data != nil {
-					r.memory.hit(&p.piece.item)
-					r.stats.MemoryHits++
-				} else {
-					r.stats.DiskHits++
-				}
-				if p.piece.disk {
-					r.disk.hit(&o.item)
-				}
+	for at := want.Offset; at < want.end(); {
+		p := part{o: o}
+		var have Span
+		if p.piece = o.find(at); p.piece != nil {
+			have, p.data = p.piece.Span, p.piece.data
+			if p.data != nil {
+				r.memory.hit(&p.piece.item)
+				r.stats.MemoryHits++
 			} else {
-				p.flight = o.flying(at)
-				have = p.flight.Span
-				if !slices.Contains(flights, p.flight) {
-					p.flight.waiters++
-					flights = append(flights, p.flight)
-					if p.flight.waiters > 1 {
-						r.stats.Joined++
-					}
+				r.stats.DiskHits++
+			}
+			if p.piece.disk {
+				r.disk.hit(&o.item)
+			}
+		} else {
+			p.flight = o.flying(at)
+			have = p.flight.Span
+			if !slices.Contains(flights, p.flight) {
+				p.flight.waiters++
+				flights = append(flights, p.flight)
+				if p.flight.waiters > 1 {
+					r.stats.Joined++
 				}
 			}
-			end := min(have.end(), want.end())
-			p.Span = Span{at, end - at}
-			parts = append(parts, p)
-			at = end
 		}
+		end := min(have.end(), want.end())
+		p.Span = Span{at, end - at}
+		parts = append(parts, p)
+		at = end
 	}
 	return parts, flights, nil
 }
@@ -323,41 +318,39 @@ func (o *object) flying(at int64) *flight {
 	return nil
 }
 
-// gaps are what must be fetched for spans, in requests.
-func (o *object) gaps(spans []Span) []Span {
+// gaps are what must be fetched for a span, in requests.
+func (o *object) gaps(want Span) []Span {
 	var gaps []Span
-	for _, want := range spans {
-		for at := want.Offset; at < want.end(); {
-			if p := o.find(at); p != nil {
-				at = p.end()
-				continue
-			}
-			if f := o.flying(at); f != nil {
-				at = f.end()
-				continue
-			}
-			end := want.end()
-			for _, p := range o.pieces[sort.Search(len(o.pieces), func(i int) bool { return o.pieces[i].Offset > at }):] {
-				if p.disk || p.data != nil {
-					end = min(end, p.Offset)
-					break
-				}
-			}
-			for _, f := range o.flights {
-				if f.Offset > at && f.err == nil {
-					end = min(end, f.Offset)
-				}
-			}
-			if n := len(gaps); n > 0 && at-gaps[n-1].end() <= joinBytes && end-gaps[n-1].Offset <= fetchBytes {
-				gaps[n-1].Length = end - gaps[n-1].Offset
-			} else {
-				for ; end-at > fetchBytes; at += fetchBytes {
-					gaps = append(gaps, Span{at, fetchBytes})
-				}
-				gaps = append(gaps, Span{at, end - at})
-			}
-			at = end
+	for at := want.Offset; at < want.end(); {
+		if p := o.find(at); p != nil {
+			at = p.end()
+			continue
 		}
+		if f := o.flying(at); f != nil {
+			at = f.end()
+			continue
+		}
+		end := want.end()
+		for _, p := range o.pieces[sort.Search(len(o.pieces), func(i int) bool { return o.pieces[i].Offset > at }):] {
+			if p.disk || p.data != nil {
+				end = min(end, p.Offset)
+				break
+			}
+		}
+		for _, f := range o.flights {
+			if f.Offset > at && f.err == nil {
+				end = min(end, f.Offset)
+			}
+		}
+		if n := len(gaps); n > 0 && at-gaps[n-1].end() <= joinBytes && end-gaps[n-1].Offset <= fetchBytes {
+			gaps[n-1].Length = end - gaps[n-1].Offset
+		} else {
+			for ; end-at > fetchBytes; at += fetchBytes {
+				gaps = append(gaps, Span{at, fetchBytes})
+			}
+			gaps = append(gaps, Span{at, end - at})
+		}
+		at = end
 	}
 	return gaps
 }
@@ -367,7 +360,7 @@ func (r *ranges) start(ctx context.Context, o *object, s storage.Store, key stri
 	// It outlives its first caller if others wait for it, and ends when none
 	// does, or the cache is closed.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &flight{Span: span, o: o, cancel: cancel, done: make(chan struct{}), stored: make(chan struct{})}
+	f := &flight{Span: span, o: o, cancel: cancel, done: make(chan struct{})}
 	o.flights = append(o.flights, f)
 	unhook := context.AfterFunc(r.ctx, cancel)
 	r.flights.Go(func() {
@@ -387,13 +380,12 @@ func (r *ranges) start(ctx context.Context, o *object, s storage.Store, key stri
 		r.mu.Unlock()
 		close(f.done)
 		if len(pieces) > 0 && r.disk.max > 0 {
-			f.unkept = r.store(o, pieces, func(p *piece) []byte { return data[p.Offset-span.Offset : p.end()-span.Offset] })
+			r.store(o, pieces, func(p *piece) []byte { return data[p.Offset-span.Offset : p.end()-span.Offset] })
 		}
 		r.mu.Lock()
 		o.flights = slices.DeleteFunc(o.flights, func(x *flight) bool { return x == f })
 		r.prune(o)
 		r.mu.Unlock()
-		close(f.stored)
 	})
 }
 
@@ -470,24 +462,6 @@ func (r *ranges) prune(o *object) {
 	if len(o.pieces) == 0 && o.users == 0 && !o.file && r.objects[o.id] == o {
 		delete(r.objects, o.id)
 	}
-}
-
-// tidy sorts and joins spans, and checks them.
-func tidy(spans []Span, size int64) ([]Span, error) {
-	spans = slices.Clone(spans)
-	slices.SortFunc(spans, func(a, b Span) int { return int(min(max(a.Offset-b.Offset, -1), 1)) })
-	var out []Span
-	for _, s := range spans {
-		if s.Offset < 0 || s.Length <= 0 || s.Offset > size || s.Length > size-s.Offset {
-			return nil, fmt.Errorf("%w: %d bytes at %d of %d", storage.ErrInvalidRange, s.Length, s.Offset, size)
-		}
-		if n := len(out); n > 0 && s.Offset <= out[n-1].end() {
-			out[n-1].Length = max(out[n-1].end(), s.end()) - out[n-1].Offset
-			continue
-		}
-		out = append(out, s)
-	}
-	return out, nil
 }
 
 func (r *ranges) snapshot() RangeStats {

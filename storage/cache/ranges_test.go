@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -132,9 +133,6 @@ func TestRangeArguments(t *testing.T) {
 	if _, err := c.ReadRange(t.Context(), s, "none", 10, 0, 10); !errors.Is(err, storage.ErrNotFound) {
 		t.Error(err)
 	}
-	if _, _, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{0, 10}}); !errors.Is(err, cache.ErrNoRoom) {
-		t.Errorf("a sparse file without a directory: %v", err)
-	}
 	readRange(t, c, s, 0, all[0], 0, 10)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -146,15 +144,21 @@ func TestRangeArguments(t *testing.T) {
 
 // Misses that lie close together are one request, others are not.
 func TestCoalesces(t *testing.T) {
-	s, _, _ := bigStore(t, 1)
+	s, _, all := bigStore(t, 1)
 	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20, MemoryBytes: 64 << 20})
-	_, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{1 << 20, 1000}, {0, 1000}, {2000, 500}, {60000, 1 << 10}})
-	if err != nil || ranged(s) != 2 {
-		t.Fatalf("%d requests, %v", ranged(s), err)
+	for _, there := range [][2]int64{{5_000, 1000}, {50_000, 1000}, {1 << 20, 200_000}} {
+		readRange(t, c, s, 0, all[0], there[0], there[1])
 	}
-	release()
-	if _, err := c.ReadRange(t.Context(), s, "b0", bigSize, 0, 61000); err != nil || ranged(s) != 2 {
-		t.Errorf("%d requests, %v", ranged(s), err)
+	for _, x := range []struct{ offset, length, requests int64 }{
+		{0, 100_000, 1},         // three gaps, near each other
+		{0, 100_000, 0},         // it is all there
+		{500_000, 1_000_000, 2}, // two gaps, far from each other
+	} {
+		before := ranged(s)
+		readRange(t, c, s, 0, all[0], x.offset, x.length)
+		if n := ranged(s) - before; n != x.requests {
+			t.Errorf("%d bytes at %d: %d requests, want %d", x.length, x.offset, n, x.requests)
+		}
 	}
 }
 
@@ -211,19 +215,9 @@ func TestScan(t *testing.T) {
 			s, _, all := bigStore(t, 12)
 			c := newCache(t, o)
 			hot := func() { readRange(t, c, s, 0, all[0], 0, 512<<10) }
-			sparse := func(i int) {
-				if o.Dir == "" {
-					return
-				}
-				_, release, err := c.Sparse(t.Context(), s, fmt.Sprintf("b%d", i), bigSize, []cache.Span{{0, 512 << 10}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				release()
-			}
 			for range 3 {
 				hot()
-				sparse(0)
+				c.Settle()
 			}
 			for i := 1; i < 12; i++ {
 				readRange(t, c, s, i, all[i], 0, bigSize)
@@ -243,21 +237,22 @@ func TestScan(t *testing.T) {
 	}
 }
 
-func TestSparse(t *testing.T) {
+// What is on disk is found after a restart, and whatever has happened to it
+// costs requests and never other bytes.
+func TestDisk(t *testing.T) {
 	s, _, all := bigStore(t, 1)
 	dir := t.TempDir()
-	o := cache.Options{Dir: dir, RangeBytes: 64 << 20, MemoryBytes: 1 << 20}
+	o := cache.Options{Dir: dir, RangeBytes: 64 << 20}
 	c := newCache(t, o)
 	spans := []cache.Span{{bigSize - 5000, 5000}, {100, 70000}, {1 << 20, 10}}
 	check := func() {
 		t.Helper()
-		path, release, err := c.Sparse(t.Context(), s, "b0", bigSize, spans)
-		if err != nil {
-			t.Fatal(err)
+		for _, span := range spans {
+			readRange(t, c, s, 0, all[0], span.Offset, span.Length)
 		}
-		defer release()
-		got, err := os.ReadFile(path)
-		if err != nil || len(got) != bigSize {
+		c.Settle()
+		got, err := os.ReadFile(c.SparseFiles()[0])
+		if err != nil || len(got) < bigSize {
 			t.Fatal(len(got), err)
 		}
 		for _, span := range spans {
@@ -313,9 +308,6 @@ func TestSparse(t *testing.T) {
 		"a longer file": func() { truncate(t, file, bigSize+1) },
 	} {
 		for _, open := range []bool{false, true} {
-			if open && (name == "a flipped bit" || name == "zeros") {
-				continue // looked at once in a process: what follows is the kernel's memory
-			}
 			if !open {
 				if err := c.Close(); err != nil {
 					t.Fatal(err)
@@ -328,11 +320,9 @@ func TestSparse(t *testing.T) {
 			}
 			t.Log(name, open)
 			check()
-			if lost := ranged(s) > before; !lost && !open {
+			// An open cache knows what is there, and needs no more of a file.
+			if lost := ranged(s) > before; !lost && (!open || name == "a flipped bit" || name == "zeros" || name == "no file") {
 				t.Errorf("%s cost no request", name)
-			}
-			for _, span := range spans {
-				readRange(t, c, s, 0, all[0], span.Offset, span.Length)
 			}
 		}
 		// The next damage meets a file that is whole.
@@ -359,11 +349,8 @@ func remove(t *testing.T, name string) {
 func TestDamagedPiece(t *testing.T) {
 	s, _, all := bigStore(t, 1)
 	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20})
-	_, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{0, 200000}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	release()
+	readRange(t, c, s, 0, all[0], 0, 200_000)
+	c.Settle()
 	if err := os.WriteFile(c.SparseFiles()[0], make([]byte, bigSize), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -388,8 +375,8 @@ func TestDamageIsTold(t *testing.T) {
 		want   []told
 	}{
 		{"a flipped bit", false, false, func(f string) { flip(t, f, 70_000) }, []told{{"b0", cache.Span{Offset: 65536, Length: 34464}}}},
-		{"no file", false, true, func(f string) { remove(t, f) }, []told{{"b0", cache.Span{Length: bigSize}}}},
-		{"a short file", false, true, func(f string) { truncate(t, f, 1000) }, []told{{"b0", cache.Span{Length: bigSize}}}},
+		{"no file", false, true, func(f string) { remove(t, f) }, []told{{"b0", cache.Span{Length: 65536}}}},
+		{"a short file", false, true, func(f string) { truncate(t, f, 1000) }, []told{{"b0", cache.Span{Length: 65536}}, {"b0", cache.Span{Offset: 65536, Length: 34464}}}},
 		{"a short file at the start", false, false, func(f string) { truncate(t, f, 1000) }, []told{{"", cache.Span{Length: bigSize}}}},
 		{"a torn map", false, false, func(f string) { truncate(t, f+".map", 40) }, nil},
 		{"nothing", false, false, func(string) {}, nil},
@@ -409,14 +396,12 @@ func TestDamageIsTold(t *testing.T) {
 			}}}
 			c := newCache(t, o)
 			ask := func() string {
-				var path string
-				var release func()
-				var err error
-				if tc.whole {
-					path, release, err = c.File(t.Context(), s, "b0", bigSize)
-				} else {
-					path, release, err = c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{Offset: 0, Length: 100_000}})
+				if !tc.whole {
+					readRange(t, c, s, 0, all[0], 0, 100_000)
+					c.Settle()
+					return c.SparseFiles()[0]
 				}
+				path, release, err := c.File(t.Context(), s, "b0", bigSize)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -458,50 +443,39 @@ func flip(t *testing.T, name string, at int64) {
 	}
 }
 
-// A full disk costs requests, and only who needs a file hears of it.
+// A full disk costs requests and nothing else.
 func TestFullDisk(t *testing.T) {
-	s, _, all := bigStore(t, 1)
+	s, _, all := bigStore(t, 2)
 	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 20, MemoryBytes: 100 << 10})
 	c.FailWrites(syscall.ENOSPC)
 	for range 2 {
 		readRange(t, c, s, 0, all[0], 0, 1<<20)
 	}
-	if _, _, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{0, 1 << 20}}); !errors.Is(err, storage.ErrFull) {
-		t.Errorf("error is %v", err)
-	}
-	if got := c.Stats().Ranges; got.Unwritten == 0 || got.DiskBytes != 0 {
+	c.Settle()
+	if got := c.Stats().Ranges; got.Unwritten == 0 || got.DiskBytes != 0 || got.Damaged != 0 {
 		t.Errorf("%+v", got)
 	}
 	c.FailWrites(nil)
-	_, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{0, 1 << 20}})
-	if err != nil {
-		t.Fatal(err)
+	readRange(t, c, s, 1, all[1], 0, 1<<20)
+	c.Settle()
+	before := ranged(s)
+	readRange(t, c, s, 1, all[1], 0, 1<<20)
+	if n := ranged(s) - before; n != 0 {
+		t.Errorf("%d requests once there was room again", n)
 	}
-	release()
 }
 
-// What is in use stays, and there is no room for more than fits.
-func TestSparseNoRoom(t *testing.T) {
-	s, _, all := bigStore(t, 3)
-	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 3 << 20})
-	whole := []cache.Span{{0, 2 << 20}}
-	path, release, err := c.Sparse(t.Context(), s, "b0", bigSize, whole)
-	if err != nil {
-		t.Fatal(err)
+// What is larger than the disk's share is not kept, and harms nothing.
+func TestNoRoomOnDisk(t *testing.T) {
+	s, _, all := bigStore(t, 2)
+	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 64 << 10})
+	for range 2 {
+		readRange(t, c, s, 0, all[0], 0, 1<<20)
+		c.Settle()
 	}
-	if _, _, err := c.Sparse(t.Context(), s, "b1", bigSize, whole); !errors.Is(err, cache.ErrNoRoom) {
-		t.Errorf("error is %v", err)
+	if got := c.Stats().Ranges; len(c.SparseFiles()) != 0 || got.Unwritten != 2 || got.Damaged != 0 || ranged(s) != 2 {
+		t.Errorf("%d files, %d requests, %+v", len(c.SparseFiles()), ranged(s), got)
 	}
-	readRange(t, c, s, 2, all[2], 0, 2<<20)
-	got, err := os.ReadFile(path)
-	if err != nil || !bytes.Equal(got[:2<<20], all[0][:2<<20]) {
-		t.Errorf("a file in use: %v", err)
-	}
-	release()
-	if _, release, err = c.Sparse(t.Context(), s, "b1", bigSize, whole); err != nil {
-		t.Fatal(err)
-	}
-	release()
 }
 
 // stubborn is a store whose first ranged read answers late, whoever has gone.
@@ -538,18 +512,24 @@ func TestLateAnswer(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	path, release, err := c.Sparse(t.Context(), s, "b0", bigSize, []cache.Span{{Offset: 0, Length: 100_000}})
-	if err != nil {
-		t.Fatal(err)
+	readRange(t, c, inner, 0, all[0], 0, 100_000)
+	for len(c.SparseFiles()) == 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("nothing comes to disk")
+		}
+		time.Sleep(time.Millisecond)
 	}
-	defer release()
+	file := c.SparseFiles()[0]
 	close(s.answer)
 	if err := c.Close(); err != nil { // waits for it
 		t.Fatal(err)
 	}
-	have, err := os.ReadFile(path)
+	have, err := os.ReadFile(file)
 	if err != nil || !bytes.Equal(have[:100_000], all[0][:100_000]) {
-		t.Errorf("a file in use has other bytes, %v", err)
+		t.Errorf("a file has other bytes, %v", err)
+	}
+	if !bytes.Equal(have[1<<20:1<<20+100_000], make([]byte, 100_000)) {
+		t.Error("what was given up came to disk")
 	}
 }
 
@@ -564,11 +544,6 @@ func TestRangesOfLocalStore(t *testing.T) {
 	}
 	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 1 << 20, MemoryBytes: 1 << 20})
 	readRange(t, c, s, 0, data, 10, 500)
-	path, release, err := c.Sparse(t.Context(), s, "b0", 1000, []cache.Span{{0, 10}})
-	if err != nil || path != s.Path("b0") {
-		t.Fatal(path, err)
-	}
-	release()
 	if got := c.Stats().Ranges; got != (cache.RangeStats{}) {
 		t.Errorf("%+v", got)
 	}
@@ -593,30 +568,14 @@ func TestRangesStress(t *testing.T) {
 					go cancel()
 				}
 				key := fmt.Sprintf("b%d", i)
-				var got []byte
-				var err error
-				if random.IntN(2) == 0 {
-					got, err = c.ReadRange(ctx, s, key, bigSize, offset, length)
-				} else {
-					var path string
-					var release func()
-					if path, release, err = c.Sparse(ctx, s, key, bigSize, []cache.Span{{offset, length}}); err == nil {
-						whole, readErr := os.ReadFile(path)
-						if readErr != nil {
-							t.Error(readErr)
-							whole = make([]byte, bigSize)
-						}
-						got = whole[offset : offset+length]
-						release()
-					}
-				}
+				got, err := c.ReadRange(ctx, s, key, bigSize, offset, length)
 				cancel()
 				switch {
 				case err == nil:
 					if !bytes.Equal(got, all[i][offset:offset+length]) {
 						t.Error("other bytes")
 					}
-				case errors.Is(err, context.Canceled), errors.Is(err, storage.ErrUnavailable), errors.Is(err, cache.ErrNoRoom):
+				case errors.Is(err, context.Canceled), errors.Is(err, storage.ErrUnavailable):
 				default:
 					t.Error(err)
 				}
