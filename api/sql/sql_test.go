@@ -219,7 +219,7 @@ func TestExplain(t *testing.T) {
 	delete(got, "bytes")
 	want := map[string]any{
 		"table": "metrics", "version": 3.0, "head": false, "files": 1.0, "row_groups": 1.0, "row_groups_skipped": 0.0,
-		"skipped": map[string]any{"time": 1.0}, "compared": 0.0, "duplicates": false,
+		"skipped": map[string]any{"time": 1.0}, "compared": 0.0, "duplicates": false, "excerpts": 0.0, "excerpt_bytes": 0.0,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
