@@ -189,8 +189,8 @@ func (r *ranges) open() error {
 		return err
 	}
 	type found struct {
-		o    *object
-		used time.Time
+		o       *object
+		written time.Time
 	}
 	var files []found
 	remove := func(name string) error {
@@ -243,7 +243,7 @@ func (r *ranges) open() error {
 		r.objects[o.id] = o
 		files = append(files, found{o, info.ModTime()})
 	}
-	slices.SortFunc(files, func(a, b found) int { return b.used.Compare(a.used) })
+	slices.SortFunc(files, func(a, b found) int { return b.written.Compare(a.written) })
 	for _, f := range files {
 		var bytes int64
 		for _, p := range f.o.pieces {
@@ -257,7 +257,7 @@ func (r *ranges) open() error {
 		r.disk.ghosts[f.o.id] = struct{}{} // not new
 		r.disk.grow(&f.o.item, bytes)
 		delete(r.disk.ghosts, f.o.id)
-		// The last used one came first and belongs to the front.
+		// The last written one came first and belongs to the front.
 		r.disk.main.MoveToBack(f.o.item.element)
 	}
 	return nil

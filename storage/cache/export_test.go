@@ -1,6 +1,9 @@
 package cache
 
-import "os"
+import (
+	"os"
+	"sync"
+)
 
 // FailWrites makes every write of ranges to disk fail, until it is called with
 // nil.
@@ -29,3 +32,17 @@ func (c *Cache) SparseFiles() []string {
 // Settle waits until what was fetched is on disk, or will not be. Nobody may be
 // asking meanwhile.
 func (c *Cache) Settle() { c.ranges.flights.Wait() }
+
+// HoldFirstWrite calls hold before the first write of ranges to disk. Nobody
+// may be asking meanwhile.
+func (c *Cache) HoldFirstWrite(hold func()) {
+	var once sync.Once
+	c.ranges.writeAt = func(f *os.File, b []byte, at int64) error {
+		first := false
+		once.Do(func() { first = true })
+		if first {
+			hold()
+		}
+		return writeAt(f, b, at)
+	}
+}

@@ -478,6 +478,27 @@ func TestNoRoomOnDisk(t *testing.T) {
 	}
 }
 
+// A file that is being written is not let go for another one.
+func TestWrittenFileStays(t *testing.T) {
+	s, _, all := bigStore(t, 2)
+	c := newCache(t, cache.Options{Dir: t.TempDir(), RangeBytes: 3 << 20})
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	c.HoldFirstWrite(func() { close(writing); <-goOn })
+	readRange(t, c, s, 0, all[0], 0, 2<<20)
+	<-writing
+	readRange(t, c, s, 1, all[1], 0, 2<<20)
+	for t.Context().Err() == nil && c.Stats().Ranges.Unwritten+c.Stats().Ranges.Evicted == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(goOn)
+	c.Settle()
+	before := ranged(s)
+	readRange(t, c, s, 0, all[0], 0, 2<<20)
+	if got := c.Stats().Ranges; ranged(s) != before || got.Unwritten != 1 || got.Evicted != 0 {
+		t.Errorf("%d requests, %+v", ranged(s)-before, got)
+	}
+}
+
 // stubborn is a store whose first ranged read answers late, whoever has gone.
 type stubborn struct {
 	storage.Store
